@@ -1,0 +1,54 @@
+# `make` lists what there is. Every target does its own set-up on a Debian machine with Rust and Python.
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help build images test lint demo bench fuzz clean setup
+
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+
+# The property tests try the same cases every time, so that a run says something about the change; `make fuzz` tries new ones.
+PROPTEST_RNG_SEED ?= 1
+export PROPTEST_RNG_SEED
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2 }' Makefile
+
+build: ## Build the programs, optimised, into target/release, what sandboxes get of them, and the images
+	$(CARGO) build --locked --release --bins
+	@sandbox-image/helpers.sh release
+	@sandbox-image/images.sh
+
+images: ## Build Docker's images alone: agent-creds-sandbox and agent-creds-envoy (BASE=IMAGE to make them from another)
+	@sandbox-image/images.sh
+
+test: setup lint ## Format, lints, documentation, and every test, against a real Envoy
+	$(CARGO) test --locked
+
+lint: ## Format, lints and documentation alone
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+setup: ## What the tests need: Debian packages, Envoy, the Python SDKs, the images, gVisor in Docker
+	@integration/setup.sh test
+
+demo: ## The whole story in a minute, on this machine (KEEP=1 leaves it running to play with)
+	@KEEP="$(KEEP)" integration/demo.sh
+
+bench: ## Measure against the budgets, on a machine that does nothing else (about four minutes)
+	@integration/setup.sh demo
+	$(CARGO) bench --locked --bench macaroon --bench vault --bench envoy
+	@if docker info >/dev/null 2>&1; then $(CARGO) build --locked --release --bins && benches/start.sh; \
+	else echo "no Docker here: the start of sandboxes is not measured"; fi
+
+fuzz: ## Property tests on new cases, and every fuzz target for FUZZ_SECONDS (default 60) each
+	PROPTEST_RNG_SEED=$$(date +%s) PROPTEST_CASES=10000 $(CARGO) test --locked --lib
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@set -e; for target in $$($(CARGO) fuzz list); do \
+	    echo "== $$target"; \
+	    $(CARGO) fuzz run --sanitizer none "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+clean: ## Remove everything that was built, Envoy and the SDKs included
+	$(CARGO) clean
+	rm -rf target fuzz/target

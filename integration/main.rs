@@ -1,0 +1,28 @@
+//! The tests against real programs: server, Envoy, clients, upstreams. `integration/setup.sh test` installs what they need.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a test program: a broken expectation panics, and says why"
+)]
+
+mod sdk;
+mod support;
+
+mod adev;
+mod aenv;
+mod bad_input;
+mod docker;
+mod docs;
+mod isolation;
+mod layers;
+mod leaks;
+mod mint;
+mod reload;
+mod requests;
+mod resilience;
+mod sandbox;
+mod tls;

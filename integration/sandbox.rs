@@ -1,0 +1,11 @@
+//! Sandboxes, as people have them: `adev` launches them, programs run in them unmodified, and what comes out is seen by the
+//! upstreams alone; and as their enemies have them: what a hostile root tries, and what is left when things die. Real Docker,
+//! runc and gVisor, a server and an Envoy of each test's own.
+
+mod clients;
+mod lifecycle;
+mod live;
+mod terminal;
+mod threats;
+mod world;
+mod yard;

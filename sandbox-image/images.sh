@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds the images: agent-creds-sandbox, what a sandbox runs unless its config names another, and agent-creds-envoy. Each carries
+# the hash of what it was made from, and is made again when that changed.
+#
+#   BASE=IMAGE    what both are made from, with apt in it (default debian:bookworm-slim)
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+base=${BASE:-debian:bookworm-slim}
+label=agent-creds.inputs
+# The user whose name is agent inside: who builds, also through sudo. Root's own processes need no entry.
+uid=${SUDO_UID:-$(id -u)}
+gid=${SUDO_GID:-$(id -g)}
+if ((uid == 0)); then uid=1000 gid=1000; fi
+
+need_docker
+mkdir -p "$root/target"
+exec 9>"$root/target/.images.lock"
+flock 9
+"$root/sandbox-image/base.sh" "$base"
+base_id=$(docker image inspect --format '{{.Id}}' "$base")
+context=$(mktemp -d "$root/target/.images.XXXXXX")
+trap 'rm -rf "$context"' EXIT
+
+# image NAME DOCKERFILE ARGUMENTS...: builds one image from its Dockerfile and what is in $context, unless that was done before.
+image() {
+    local name=$1 dockerfile=$root/$2 inputs has began=$SECONDS
+    shift 2
+    inputs=$({
+        printf '%s\n' "$base_id" "$@"
+        sha256sum <"$dockerfile"
+        cd "$context"
+        find . -type f -exec sha256sum {} + | sort
+    } | sha256sum | cut -d' ' -f1)
+    has=$(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$name" 2>/dev/null) || has=
+    if [[ $has == "$inputs" ]]; then return; fi
+    say "building $name"
+    # The proxies are taken from the environment, where there are any.
+    docker build --file "$dockerfile" --tag "$name" --label "$label=$inputs" --build-arg BASE="$base" \
+        --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy "$@" "$context" >&2 ||
+        die "building $name failed (see above)"
+    say "built $name in $((SECONDS - began)) s: $(docker image inspect --format '{{.Size}}' "$name" | numfmt --to=si)B"
+}
+
+image agent-creds-sandbox sandbox-image/Dockerfile --build-arg UID="$uid" --build-arg GID="$gid"
+envoy=$("$root/envoy/fetch.sh")
+cp --reflink=auto "$envoy" "$context/envoy"
+chmod 755 "$context/envoy"
+image agent-creds-envoy envoy/Dockerfile

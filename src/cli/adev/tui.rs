@@ -1,0 +1,183 @@
+//! `adev` without arguments: all sandboxes of the server, and what happens in them.
+//!
+//! ```text
+//!  server ── List, GetStatus each second; Watch ──▶ tasks ── Input ──▶ App::on ──▶ view::draw
+//!                       Stop ◀── tasks ◀── Action ────────────────────┘  ▲    └──▶ Outcome
+//!                                                            keys ───────┘
+//! ```
+//!
+//! The screen has a thread of its own, since writing to a terminal may block for as long as it is stopped.
+
+mod app;
+mod entry;
+mod feed;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, ensure};
+use ratatui::DefaultTerminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::event::{self, Event as TerminalEvent};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use tokio::sync::mpsc;
+
+use self::app::{Action, Input};
+use self::feed::Feed;
+use crate::launch::{Caught, Client, Signals};
+
+pub(super) use self::app::App;
+
+/// How long the screen waits for a key before it looks for other news.
+const GLANCE: Duration = Duration::from_millis(50);
+/// How long it may take to end when a signal asks for it.
+const LAST_GLANCE: Duration = Duration::from_secs(2);
+/// Inputs that may wait for the screen.
+const WAITING: usize = 1024;
+
+/// Why the overview was left: what is to be done next.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outcome {
+    /// Nothing more.
+    Quit,
+    /// Open a shell in the sandbox of this name, which may not run yet, and come back.
+    Attach(String),
+    /// Start the sandbox of this name, and come back.
+    Start(String),
+    /// End, as this signal asks for.
+    Signalled(Caught),
+}
+
+/// Shows the overview until something is to be done elsewhere, and puts the terminal back as it was, whatever happens. Gives
+/// `app` back, with which one comes to the same place again.
+///
+/// # Errors
+/// When standard input or output is no terminal, or it cannot be used.
+pub(super) async fn run(client: Client, app: App, signals: &mut Signals) -> anyhow::Result<(App, Outcome)> {
+    ensure!(
+        io::stdin().is_terminal() && io::stdout().is_terminal(),
+        "the overview needs a terminal on standard input and output: use `adev list` and `adev logs` in scripts and pipes"
+    );
+    let (inputs, received) = mpsc::channel(WAITING);
+    let (stops, to_stop) = mpsc::channel(WAITING);
+    let feed = Feed::start(client, &inputs, to_stop);
+    let mut screen = tokio::task::spawn_blocking(move || show(app, received, &stops));
+    let ended = tokio::select! {
+        ended = &mut screen => ended,
+        caught = signals.end() => {
+            let ending = async {
+                // Fails when it ended by itself.
+                let _ = inputs.send(Input::End).await;
+                screen.await
+            };
+            let ended = tokio::time::timeout(LAST_GLANCE, ending).await;
+            if ended.is_err() {
+                // It is stuck in a write; at least what is typed is to be seen again.
+                let _ = disable_raw_mode();
+            }
+            ended.context("the terminal takes no output")?.map(|left| left.map(|(app, _)| (app, Outcome::Signalled(caught))))
+        }
+    };
+    // What is to be stopped, is, unless whoever waits has had enough.
+    tokio::select! {
+        () = feed.end() => {}
+        _ = signals.end() => {}
+    }
+    ended.context("the overview failed")?.context("cannot use this terminal")
+}
+
+/// The screen's thread. It ends, too, when nobody is left to send inputs.
+fn show(mut app: App, mut inputs: mpsc::Receiver<Input>, stops: &mpsc::Sender<String>) -> io::Result<(App, Outcome)> {
+    let mut screen = Screen::enter()?;
+    loop {
+        app.on(Input::Tick(now_ms()));
+        screen.terminal.draw(|frame| view::draw(&app, frame))?;
+        let mut next = if event::poll(GLANCE)? { key(&event::read()?) } else { None };
+        // However much comes, it is drawn, and keys are looked for.
+        for _ in 0..WAITING {
+            if next.is_none() {
+                next = match inputs.try_recv() {
+                    Ok(input) => Some(input),
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => Some(Input::End),
+                };
+            }
+            match next.take().and_then(|input| app.on(input)) {
+                Some(Action::Leave(outcome)) => return Ok((app, outcome)),
+                Some(Action::Stop(name)) => {
+                    let asked = stops.try_send(name);
+                    if asked.is_err() {
+                        app.tell("the server is asked too much at once: try again");
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn key(event: &TerminalEvent) -> Option<Input> {
+    match event {
+        TerminalEvent::Key(key) => Some(Input::Key(*key)),
+        // A new size is seen when drawing.
+        _ => None,
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether the terminal is ours now: what a panic has to undo.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// The terminal, as long as it is ours.
+struct Screen {
+    // Dropped in this order: the first shows the cursor again, the second does the rest.
+    terminal: DefaultTerminal,
+    _restore: Restore,
+}
+
+/// Puts the terminal back, also when entering fails half way.
+struct Restore;
+
+impl Screen {
+    fn enter() -> io::Result<Self> {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            // Before the panic's message, which would be lost with the screen.
+            std::panic::set_hook(Box::new(move |panic| {
+                leave();
+                before(panic);
+            }));
+        });
+        ENTERED.store(true, Ordering::SeqCst);
+        let restore = Restore;
+        enable_raw_mode()?;
+        execute!(io::stdout(), EnterAlternateScreen)?;
+        Ok(Self { terminal: ratatui::Terminal::new(CrosstermBackend::new(io::stdout()))?, _restore: restore })
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+/// Once for each time it was entered. A terminal that is gone needs nothing.
+fn leave() {
+    if ENTERED.swap(false, Ordering::SeqCst) {
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+    }
+}

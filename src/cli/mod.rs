@@ -1,0 +1,46 @@
+//! Command-line programs that need no server. Composition roots, like `server`: they bring the domain and the state folder
+//! together. What comes from the process (arguments, environment, clock, streams) is passed in by `bin/*`.
+
+#[cfg(feature = "host")]
+pub mod adev;
+pub mod aenv;
+pub mod caveats;
+#[cfg(feature = "host")]
+mod folders;
+#[cfg(feature = "host")]
+pub mod inspect;
+#[cfg(feature = "host")]
+pub mod mint;
+pub mod moment;
+#[cfg(feature = "host")]
+pub mod server;
+
+use std::ffi::OsString;
+
+use zeroize::Zeroizing;
+
+/// The environment variables these programs read.
+#[derive(Default)]
+pub struct Environment {
+    /// `MACAROON_SIGNING_KEY`: the key in base64.
+    pub signing_key: Option<Zeroizing<String>>,
+    /// `TOKEN_PREFIX`.
+    pub token_prefix: Option<String>,
+    /// `XDG_STATE_HOME`.
+    pub xdg_state_home: Option<OsString>,
+    /// `HOME`.
+    pub home: Option<OsString>,
+}
+
+impl Environment {
+    /// Reads the variables of this process. A value that is not UTF-8 is kept as far as it is: it will be refused.
+    pub fn of_process() -> Self {
+        let text = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        Self {
+            signing_key: text("MACAROON_SIGNING_KEY").map(Zeroizing::new),
+            token_prefix: text("TOKEN_PREFIX").filter(|prefix| !prefix.is_empty()),
+            xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
+            home: std::env::var_os("HOME"),
+        }
+    }
+}

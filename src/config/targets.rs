@@ -1,0 +1,109 @@
+//! `[[browser_target]]` and `[[cdp_target]]`: which pages of the host's browser a sandbox may open or drive.
+//!
+//! Patterns are kept as text; here they get only the checks that hold for every pattern.
+
+use std::sync::Arc;
+
+use super::diagnostic::quoted;
+use super::reader::Item;
+use crate::domain::policy::Origin;
+
+/// The longest pattern, in bytes.
+const MAX_PATTERN: usize = 2048;
+
+/// A URL that a sandbox may open in the host's browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrowserTarget {
+    /// The URL, with `*` for any text; `http` or `https`, without user information.
+    pub url: Arc<str>,
+    /// The line of `url`.
+    pub origin: Origin,
+}
+
+/// A page that a sandbox may drive over the Chrome DevTools Protocol; at least one field is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CdpTarget {
+    /// The target's type, such as `page`.
+    pub kind: Option<Arc<str>>,
+    /// Its title, with `*` for any text.
+    pub title: Option<Arc<str>>,
+    /// Its URL, with `*` for any text.
+    pub url: Option<Arc<str>>,
+    /// The line of the header.
+    pub origin: Origin,
+}
+
+impl BrowserTarget {
+    /// All of a file.
+    pub(crate) fn read_all(item: &Item<'_, '_>) -> Vec<Self> {
+        tables(item, "browser_target").iter().filter_map(Self::read).collect()
+    }
+
+    fn read(item: &Item<'_, '_>) -> Option<Self> {
+        let mut table = item.table()?;
+        let url = table.required("url", "\"https://claude.ai/oauth/authorize*\"");
+        table.finish();
+        let url = url?;
+        Some(Self { url: read_url(&url)?, origin: url.origin() })
+    }
+}
+
+impl CdpTarget {
+    /// All of a file.
+    pub(crate) fn read_all(item: &Item<'_, '_>) -> Vec<Self> {
+        tables(item, "cdp_target").iter().filter_map(Self::read).collect()
+    }
+
+    fn read(item: &Item<'_, '_>) -> Option<Self> {
+        let mut table = item.table()?;
+        let kind = table.optional("type");
+        let title = table.optional("title");
+        let url = table.optional("url");
+        if kind.is_none() && title.is_none() && url.is_none() {
+            let hint = "add type, title or url, as in title = \"*My App*\"".to_owned();
+            item.wrong_key("a `cdp_target` with no field would allow every page", Some(hint));
+        }
+        table.finish();
+        let text = |item: Option<Item<'_, '_>>| item.and_then(|item| read_pattern(&item));
+        Some(Self { kind: text(kind), title: text(title), url: text(url), origin: item.origin() })
+    }
+}
+
+fn tables<'r, 't>(item: &Item<'r, 't>, key: &str) -> Vec<Item<'r, 't>> {
+    if item.is_table() {
+        item.wrong(format_args!("{} must be a list of tables", quoted(key)), Some(format!("write [[{key}]]")));
+        return Vec::new();
+    }
+    item.list(&format!("remove it, or write [[{key}]]")).unwrap_or_default()
+}
+
+fn read_pattern(item: &Item<'_, '_>) -> Option<Arc<str>> {
+    let text = item.string()?;
+    let wrong = if text.is_empty() {
+        "is empty"
+    } else if text.len() > MAX_PATTERN {
+        "is longer than 2,048 bytes"
+    } else if text.chars().any(char::is_control) {
+        "has a control character"
+    } else {
+        return Some(text.into());
+    };
+    item.wrong(format_args!("{} {wrong}", quoted(item.name)), None);
+    None
+}
+
+fn read_url(item: &Item<'_, '_>) -> Option<Arc<str>> {
+    let url = read_pattern(item)?;
+    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
+        let hint = "only pages are opened: begin with https:// or http://".to_owned();
+        item.wrong(format_args!("{} is no web address", quoted(&url)), Some(hint));
+        return None;
+    };
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
+    if authority.is_empty() || authority.contains('@') {
+        let hint = "write scheme, host and path, as in https://claude.ai/oauth/authorize*".to_owned();
+        item.wrong(format_args!("{} has no host, or a user before it", quoted(&url)), Some(hint));
+        return None;
+    }
+    Some(url)
+}

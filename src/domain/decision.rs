@@ -1,0 +1,331 @@
+//! May this request pass, and with which credential?
+//!
+//! ```text
+//! AccessRequest ──▶ decide(rules) ──▶ Allow(Grant)      the only key to the secret store
+//!                                 ├─▶ PassThrough       no token of ours, and none demanded
+//!                                 └─▶ Deny(Denial)      status, reason, and what would allow it
+//! ```
+//!
+//! The order is fixed: who is calling (Envoy's configuration says), is the token genuine and valid now (401), do the
+//! upstream's limits allow the request (403), do the token's caveats (403).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+use super::macaroon::{
+    CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
+};
+use super::names::{Host, Instance, SandboxId};
+use super::policy::{Limits, Policy, RequestPath};
+
+/// The context extension in which Envoy's configuration names the sandbox (design §3.1).
+pub const SANDBOX_EXTENSION: &str = "sandbox";
+/// The context extension in which Envoy's configuration names the upstream.
+pub const HOST_EXTENSION: &str = "host";
+
+/// What the vault decides by: who may reach what, how tokens are checked.
+#[derive(Debug, Default)]
+pub struct Rules {
+    sandboxes: HashMap<SandboxId, Reachable>,
+    /// What tokens are signed with.
+    pub keyring: Keyring,
+    /// What tokens begin with.
+    pub prefix: TokenPrefix,
+    /// Whether a request without a token is refused.
+    pub strict: bool,
+}
+
+/// What one sandbox may reach.
+#[derive(Debug)]
+struct Reachable {
+    instance: Option<Instance>,
+    hosts: HashMap<Host, Limits>,
+}
+
+/// A request's sandbox and upstream, as the policies have them.
+struct Place<'a> {
+    sandbox: &'a SandboxId,
+    instance: Option<&'a Instance>,
+    host: &'a Host,
+    limits: &'a Limits,
+}
+
+impl Rules {
+    /// Rules for these policies.
+    pub fn new<'a>(
+        policies: impl IntoIterator<Item = &'a Policy>,
+        keyring: Keyring,
+        prefix: TokenPrefix,
+        strict: bool,
+    ) -> Self {
+        let sandboxes = policies
+            .into_iter()
+            .map(|policy| {
+                let hosts = policy.upstreams.iter();
+                let hosts = hosts.filter_map(|(pattern, up)| Some((pattern.exact()?.clone(), up.limits.clone())));
+                (policy.id.clone(), Reachable { instance: policy.instance.clone(), hosts: hosts.collect() })
+            })
+            .collect();
+        Self { sandboxes, keyring, prefix, strict }
+    }
+
+    /// Sandbox and upstream as Envoy's configuration names them, if the policies know both.
+    fn place(&self, sandbox: &str, host: &str) -> Option<Place<'_>> {
+        let (sandbox, reachable) = self.sandboxes.get_key_value(sandbox)?;
+        let (host, limits) = reachable.hosts.get_key_value(host)?;
+        Some(Place { sandbox, instance: reachable.instance.as_ref(), host, limits })
+    }
+}
+
+/// A request as the upstream would see it, and where it comes from.
+#[derive(Debug)]
+pub struct AccessRequest<'a> {
+    /// The sandbox, from Envoy's configuration.
+    pub sandbox: &'a str,
+    /// The upstream, from Envoy's configuration.
+    pub host: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// The request target: path and query.
+    pub target: &'a str,
+    /// The token that came with it.
+    pub token: Presented<'a>,
+}
+
+/// What a request presents as its token. Its `Debug` does not show it.
+pub enum Presented<'a> {
+    /// No token of ours.
+    None,
+    /// This one.
+    Token(Cow<'a, str>),
+    /// Two different ones.
+    Several,
+    /// One in a place where it is not looked for, and from where it would travel on.
+    Misplaced(Cow<'a, str>),
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Token(_) => f.write_str("Token(…)"),
+            Self::Several => f.write_str("Several"),
+            Self::Misplaced(place) => f.debug_tuple("Misplaced").field(place).finish(),
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// It goes on with the credential that this grant gives access to.
+    Allow(Grant),
+    /// It goes on as it is: it has no token of ours.
+    PassThrough,
+    /// It is refused.
+    Deny(Denial),
+}
+
+/// A `Grant` is proof that [`decide`] allowed a token's request to `host`: the secret store gives nothing without one.
+#[derive(Debug)]
+pub struct Grant {
+    host: Host,
+    token: TokenId,
+}
+
+impl Grant {
+    /// The upstream whose credential may be used.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The token that was presented.
+    pub fn token(&self) -> TokenId {
+        self.token
+    }
+}
+
+/// Why a request is refused. `Display` is what the agent is told; it never holds a token or a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// Envoy named a sandbox or upstream that the configuration does not have (any more).
+    #[error("Unauthorized: host not allowed: {0}")]
+    UnknownUpstream(String),
+    /// Strict mode, and no token.
+    #[error("Unauthorized: no token")]
+    NoToken,
+    /// Two different tokens in one request.
+    #[error("Unauthorized: the request has two different tokens")]
+    SeveralTokens,
+    /// A token where none belongs.
+    #[error("Unauthorized: a token in {0}, where it would travel on to the upstream")]
+    MisplacedToken(String),
+    /// Not a token that holds.
+    #[error("Unauthorized: {0}")]
+    Token(#[from] TokenError),
+    /// The token does not allow this, or not now.
+    #[error("Unauthorized: {0}")]
+    Caveat(#[from] CaveatError),
+    /// The upstream's `methods` do not have it.
+    #[error("Unauthorized: method not allowed: {method} is not among the methods of {host}")]
+    LimitMethod {
+        /// The upstream.
+        host: Host,
+        /// The method asked for, cut and escaped.
+        method: String,
+    },
+    /// None of the upstream's `paths` matches.
+    #[error("Unauthorized: path not allowed: {path} is not among the paths of {host}")]
+    LimitPath {
+        /// The upstream.
+        host: Host,
+        /// The path asked for, cut and escaped.
+        path: String,
+    },
+    /// The token is good, and there is nothing to swap it for.
+    #[error("No credentials configured for this host: {0}")]
+    NoCredential(Host),
+}
+
+impl Denial {
+    /// The status of the answer: 401 when who is asking is not settled, 403 when it is and the answer is no.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) | Self::Token(_) => 401,
+            Self::Caveat(caveat) if caveat.is_about_time() => 401,
+            Self::UnknownUpstream(_)
+            | Self::Caveat(_)
+            | Self::LimitMethod { .. }
+            | Self::LimitPath { .. }
+            | Self::NoCredential(_) => 403,
+        }
+    }
+
+    /// A word for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownUpstream(_) => "unknown_upstream",
+            Self::NoToken => "no_token",
+            Self::SeveralTokens => "several_tokens",
+            Self::MisplacedToken(_) => "misplaced_token",
+            Self::Token(TokenError::Signature | TokenError::UnknownKey) => "bad_signature",
+            Self::Token(_) => "malformed_token",
+            Self::Caveat(CaveatError::Expired { .. }) => "expired",
+            Self::Caveat(CaveatError::NotYetValid { .. }) => "not_yet_valid",
+            Self::Caveat(CaveatError::Host { .. }) => "caveat_host",
+            Self::Caveat(CaveatError::Method { .. }) => "caveat_method",
+            Self::Caveat(CaveatError::Path { .. }) => "caveat_path",
+            Self::Caveat(CaveatError::Sandbox { .. }) => "caveat_sandbox",
+            Self::LimitMethod { .. } => "limit_method",
+            Self::LimitPath { .. } => "limit_path",
+            Self::NoCredential(_) => "no_credential",
+        }
+    }
+
+    /// What would allow the request: a sentence for the person who reads the agent's log.
+    pub fn help(&self, host: &str) -> String {
+        match self {
+            Self::UnknownUpstream(_) => format!("add [upstream.\"{host}\"] to agent-creds.toml"),
+            Self::NoToken => format!(
+                "send a token in the Authorization header; `mint --hosts {host}` makes one (STRICT_MODE refuses requests without)"
+            ),
+            Self::SeveralTokens => "send one token only".to_owned(),
+            Self::MisplacedToken(_) => "send the token in the Authorization or x-api-key header".to_owned(),
+            Self::Token(TokenError::Signature | TokenError::UnknownKey) => {
+                format!(
+                    "the token was changed, or made for another server; `mint --hosts {host}` makes one for this server"
+                )
+            }
+            Self::Token(_) => "check that the whole token was copied, and nothing else".to_owned(),
+            Self::Caveat(CaveatError::Expired { .. }) => format!("`mint --hosts {host}` makes a new token"),
+            Self::Caveat(CaveatError::NotYetValid { .. }) => "wait, or mint a token without --not-before".to_owned(),
+            Self::Caveat(CaveatError::Host { .. }) => format!("mint a token whose --hosts has {host}"),
+            Self::Caveat(CaveatError::Method { method, .. }) => format!("mint a token whose --methods has {method}"),
+            Self::Caveat(CaveatError::Path { .. }) => "mint a token whose --paths has a pattern for it".to_owned(),
+            Self::Caveat(CaveatError::Sandbox { .. }) => "use this sandbox's own token".to_owned(),
+            Self::LimitMethod { host, method } => {
+                format!("add \"{method}\" to `methods` under [upstream.\"{host}\"] in agent-creds.toml")
+            }
+            Self::LimitPath { host, .. } => {
+                format!("add a pattern for it to `paths` under [upstream.\"{host}\"] in agent-creds.toml")
+            }
+            Self::NoCredential(host) => format!("add [credentials.\"{host}\"] to the server's vault.toml"),
+        }
+    }
+}
+
+/// Decides on one request. `now` is in Unix seconds.
+pub fn decide(rules: &Rules, request: &AccessRequest<'_>, now: u64) -> Decision {
+    let verify = |token: &Token| verify(token, &rules.keyring);
+    match judge(rules, request, now, verify, Verified::check) {
+        Ok(Some((host, verified))) => Decision::Allow(Grant { host, token: verified.id() }),
+        Ok(None) => Decision::PassThrough,
+        Err(denial) => Decision::Deny(denial),
+    }
+}
+
+/// What [`decide`] would answer if the token's signature holds, for who has no key: the same rules in the same order, but
+/// nothing that gives access to a secret.
+///
+/// Errors: why the request would be refused.
+pub fn foresee(rules: &Rules, request: &AccessRequest<'_>, now: u64) -> Result<(), Denial> {
+    judge(rules, request, now, Claims::of, Claims::check).map(|_| ())
+}
+
+/// `read` makes of a token what `check` can tell about. Without a token it is `None`.
+fn judge<T>(
+    rules: &Rules,
+    request: &AccessRequest<'_>,
+    now: u64,
+    read: impl FnOnce(&Token) -> Result<T, TokenError>,
+    check: impl FnOnce(&T, &CaveatRequest<'_>) -> Result<(), CaveatError>,
+) -> Result<Option<(Host, T)>, Denial> {
+    let Place { sandbox, instance, host, limits } =
+        rules.place(request.sandbox, request.host).ok_or_else(|| Denial::UnknownUpstream(excerpt(request.host)))?;
+    let method = upper_case(request.method);
+    let path = RequestPath::from_target(request.target);
+    let token = match &request.token {
+        Presented::None if rules.strict => return Err(Denial::NoToken),
+        Presented::None => None,
+        Presented::Several => return Err(Denial::SeveralTokens),
+        Presented::Misplaced(place) => return Err(Denial::MisplacedToken(excerpt(place))),
+        Presented::Token(text) => Some(read(&Token::parse(text, &rules.prefix)?)?),
+    };
+    let caveats = token
+        .as_ref()
+        .map(|token| check(token, &CaveatRequest { host, method: &method, path, sandbox, instance, now }));
+    // A token that is not valid now is no token; what it forbids comes after what the upstream forbids.
+    if let Some(Err(error)) = &caveats
+        && error.is_about_time()
+    {
+        return Err(error.clone().into());
+    }
+    if !limits.allow_method(&method) {
+        return Err(Denial::LimitMethod { host: host.clone(), method: excerpt(&method) });
+    }
+    if !path.map_or(limits.paths.is_none(), |path| limits.allow_path(path)) {
+        let path = path.map_or(request.target, RequestPath::as_str);
+        return Err(Denial::LimitPath { host: host.clone(), path: excerpt(path) });
+    }
+    caveats.transpose()?;
+    Ok(token.map(|token| (host.clone(), token)))
+}
+
+/// Methods are compared in upper case (`token-format.md`), so that a server that does not care for case cannot be reached
+/// past a limit.
+fn upper_case(method: &str) -> Cow<'_, str> {
+    if method.bytes().any(|b| b.is_ascii_lowercase()) { method.to_ascii_uppercase().into() } else { method.into() }
+}
+
+/// At most 200 characters of what the agent sent, escaped: it ends in answers and logs.
+fn excerpt(text: &str) -> String {
+    let mut out: String = text.chars().take(200).flat_map(char::escape_debug).collect();
+    if text.chars().nth(200).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! The pure heart: names, policy, tokens and the decision. No tokio, tonic, file system, environment or clock; time is an
+//! input.
+
+pub mod decision;
+pub mod macaroon;
+pub mod names;
+pub mod policy;
+pub mod secret;

@@ -1,0 +1,564 @@
+//! `agent-creds serve`: the composition root, where the adapters meet.
+//!
+//! ```text
+//! config::watch ─ Loaded ▶ apply ─┬─ VaultState ▶ vault::Vault ───────────┐
+//!                                 └─ Fleet ▶ xds::XdsService ─────────────┤ xds.sock ⇄ Envoy (envoy::Supervisor)
+//! pki::Ca ─ leaves ──────────────────┘                                    │
+//! status, metrics ─ http ▶ /metrics /healthz /readyz /envoy/stats/prometheus
+//! ```
+//!
+//! Everything that can fail at the start is done before anything is started: a server that cannot serve leaves nothing
+//! behind. Afterwards a task that ends by itself ends the process.
+
+mod activity;
+mod apply;
+mod control;
+mod envoy_container;
+mod harden;
+mod http;
+mod leaves;
+mod sandboxes;
+mod sockets;
+mod status;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use prometheus::Registry;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+
+use self::activity::Activity;
+use self::apply::Applier;
+pub use self::apply::Environment;
+use self::control::ControlService;
+use self::envoy_container::EnvoyContainer;
+use self::http::Pages;
+use self::leaves::LeafSource;
+use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
+use self::status::Status;
+use crate::config::{self, Diagnostics, Loaded, Loader, Sources, VaultConfig};
+use crate::control::v1::control_server::ControlServer;
+use crate::domain::macaroon::{KeyId, Keyring, TokenPrefix};
+use crate::envoy::{self, Bootstrap, Supervisor};
+use crate::metrics::ServerMetrics;
+use crate::pki::{Ca, LeafSchedule};
+use crate::sandbox::network::ServerPrefix;
+use crate::sandbox::spec::ServerId;
+use crate::sandbox::spec::body::GuardSpec;
+use crate::shutdown::{self, Shutdown};
+use crate::state::StateDir;
+use crate::vault::{Observer, Vault, VaultMetrics, VaultState};
+use crate::xds::metrics::XdsMetrics;
+use crate::xds::resources::{TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
+use crate::xds::service::XdsService;
+use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Snapshot};
+
+/// How long requests under way may take after the signal to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The socket of the control API, in the runtime folder.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// The image that the guard runs in: it has `nft`, `ip` and `tc`.
+const GUARD_IMAGE: &str = "agent-creds-envoy";
+
+/// Where system CA bundles are, by distribution; the first that exists is used.
+const SYSTEM_CA_FILES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Which Envoy the server keeps running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeepEnvoy {
+    /// This program, as a child process.
+    Process(PathBuf),
+    /// A container of the image `agent-creds-envoy`.
+    Docker,
+    /// None: Envoys are somebody else's, and connect by `agent-creds bootstrap`.
+    None,
+}
+
+/// Everything that `agent-creds serve` was told.
+pub struct Options {
+    /// The configuration files.
+    pub sources: Sources,
+    /// Where CA and signing key are kept.
+    pub state_dir: PathBuf,
+    /// Where sockets, Envoy's bootstrap and its log are.
+    pub runtime_dir: PathBuf,
+    /// Where metrics and health are served.
+    pub http: SocketAddr,
+    /// Which Envoy is kept running.
+    pub envoy: KeepEnvoy,
+    /// How long leaf certificates live.
+    pub leaf_lifetime: Duration,
+    /// Whether requests without a token are refused.
+    pub strict: bool,
+    /// What tokens begin with.
+    pub prefix: TokenPrefix,
+    /// `MACAROON_SIGNING_KEY`, if set.
+    pub signing_key: Option<zeroize::Zeroizing<String>>,
+    /// `SSL_CERT_FILE`, if set: the CAs to trust upstream, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The environment, in which `vault.toml` finds its secrets.
+    pub environment: Environment,
+    /// `DOCKER_HOST`, if set.
+    pub docker_host: Option<String>,
+    /// The folder of the programs for the inside of sandboxes, or why there is none.
+    pub helpers: Result<PathBuf, String>,
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is wrong: each problem with its line.
+    #[error("{0}")]
+    Config(#[from] Diagnostics),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// A server that holds everything it needs, and has started nothing yet.
+struct Prepared {
+    loader: Loader,
+    applier: Applier,
+    vault: Vault,
+    xds: XdsService,
+    supervisor: Option<KeptEnvoy>,
+    socket: UnixListener,
+    control: UnixListener,
+    http: TcpListener,
+    pages: Arc<Pages>,
+    sandboxes: Sandboxed,
+    schedule: LeafSchedule,
+    http_address_file: PathBuf,
+    /// Held until the end.
+    _locks: Vec<std::fs::File>,
+}
+
+/// The sandboxes, and what is needed to start keeping them.
+struct Sandboxed {
+    sandboxes: Sandboxes,
+    alarms: sandboxes::Alarms,
+    left: Left,
+    loaded: watch::Sender<Arc<Loaded>>,
+    changes: mpsc::Receiver<config::SourceChange>,
+    activity: Arc<Activity>,
+    status: Arc<Status>,
+}
+
+/// The Envoy that is kept running.
+enum KeptEnvoy {
+    Process(Supervisor),
+    Container(EnvoyContainer),
+}
+
+impl KeptEnvoy {
+    fn pid(&self) -> Arc<AtomicI32> {
+        match self {
+            Self::Process(supervisor) => supervisor.pid(),
+            Self::Container(container) => container.pid(),
+        }
+    }
+
+    async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        match self {
+            Self::Process(supervisor) => supervisor.run(shutdown).await.map_err(anyhow::Error::new),
+            Self::Container(container) => container.run(shutdown).await,
+        }
+    }
+}
+
+/// Serves until a signal says stop.
+///
+/// # Errors
+/// When it cannot start, or a part of it that is needed ends.
+pub async fn serve(options: Options) -> Result<(), ServeError> {
+    harden::harden()?;
+    // Before anything can be left behind: a signal during the start is answered when the start is done.
+    let stop_signal = shutdown::signals().context("cannot catch signals")?;
+    let prepared = prepare(options).await?;
+    Ok(run(prepared, stop_signal).await?)
+}
+
+async fn prepare(options: Options) -> Result<Prepared, ServeError> {
+    let mut loader = Loader::load(&options.sources)?;
+    let loaded = loader.loaded();
+    apply::credentials(&loaded.vault, &options.environment).map_err(Diagnostics)?;
+    let system_ca = system_ca(options.ca_file.as_deref())?;
+
+    sockets::private_dir(&options.state_dir)?;
+    sockets::private_dir(&options.runtime_dir)?;
+    let mut locks = vec![sockets::lock(&options.state_dir)?];
+    if !same_folder(&options.state_dir, &options.runtime_dir) {
+        locks.push(sockets::lock(&options.runtime_dir)?);
+    }
+
+    // Which sandboxes run is known before anything is served: an Envoy that is taken over keeps their listeners.
+    let state_dir = options.state_dir.canonicalize().context("cannot use the state folder")?;
+    let server_id = ServerId::of(&state_dir);
+    let docker_host = DockerHost(options.docker_host.clone());
+    let left = Left::find(&docker_host, &server_id).await;
+    let servings = sandboxes::no_servings();
+    left.configure(&mut loader, &servings);
+    let loaded = loader.loaded();
+
+    let state = StateDir::open(&options.state_dir).context("cannot use the state folder")?;
+    let signing_key = options.signing_key.as_ref().map(|key| key.as_str());
+    let key = state.signing_key(signing_key).context("cannot get the key that tokens are signed with")?;
+    let ca_dir = options.state_dir.join("ca");
+    let ca = Ca::load_or_create(&ca_dir, SystemTime::now()).context("cannot get the certificate authority")?;
+
+    let registry = Registry::new();
+    let metrics = ServerMetrics::register(&registry).context("cannot register metrics")?;
+    let vault_metrics = VaultMetrics::register(&registry).context("cannot register metrics")?;
+    let sandbox_metrics = SandboxMetrics::register(&registry).context("cannot register metrics")?;
+    let xds_metrics = XdsMetrics::register(&registry).context("cannot register metrics")?;
+
+    let supervisor = match &options.envoy {
+        KeepEnvoy::None => None,
+        KeepEnvoy::Process(binary) => {
+            let bootstrap = local_bootstrap(&options.runtime_dir);
+            let restarts = metrics.envoy_restarts.clone();
+            let supervisor = Supervisor::prepare(binary.clone(), &bootstrap, &options.runtime_dir, restarts)
+                .await
+                .context("cannot run Envoy")?;
+            if !supervisor.adopts() {
+                check_ports(&loaded)?;
+            }
+            Some(KeptEnvoy::Process(supervisor))
+        }
+        KeepEnvoy::Docker => {
+            let bootstrap = local_bootstrap(&options.runtime_dir);
+            let restarts = metrics.envoy_restarts.clone();
+            let (host, server) = (docker_host.clone(), server_id.clone());
+            let container = EnvoyContainer::prepare(host, server, &bootstrap, &options.runtime_dir, restarts)
+                .await
+                .context("cannot run Envoy in a container")?;
+            if !container.adopts() {
+                check_ports(&loaded)?;
+            }
+            Some(KeptEnvoy::Container(container))
+        }
+    };
+
+    let socket = sockets::bind(&envoy::xds_socket(&options.runtime_dir))?;
+    let control = sockets::bind(&options.runtime_dir.join(CONTROL_SOCKET))?;
+    let http = TcpListener::bind(options.http).await.with_context(|| {
+        format!("cannot listen on {} for metrics and health; choose another address with --http", options.http)
+    })?;
+
+    let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet {
+        everything: Snapshot::empty(),
+        by_cluster: std::collections::BTreeMap::new(),
+        generation: 0,
+    }));
+    let activity = Arc::new(Activity::new());
+    let observer: Arc<dyn Observer> = Arc::clone(&activity) as _;
+    let vault = Vault::new(VaultState::default(), vault_metrics).observed_by(observer);
+    let (trust, trust_rx) = watch::channel(Arc::new(Trust::of(&ca)));
+    let xds = XdsService::new(fleet_rx, concat!("agent-creds ", env!("CARGO_PKG_VERSION")), xds_metrics);
+    let status = Arc::new(Status::new(xds.connections(), supervisor.as_ref().map(KeptEnvoy::pid)));
+    let schedule = LeafSchedule::new(options.leaf_lifetime);
+    let mut applier = Applier {
+        keyring: Keyring::single(&key),
+        prefix: options.prefix.clone(),
+        strict: options.strict,
+        environment: options.environment,
+        system_ca,
+        leaves: LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() },
+        ca_dir,
+        vault: vault.clone(),
+        fleet,
+        status: Arc::clone(&status),
+        metrics,
+        servings: Arc::clone(&servings),
+        trust,
+        good_vault: Arc::new(VaultConfig::default()),
+    };
+    applier.apply(&loaded);
+    let (loaded_tx, loaded_rx) = watch::channel(loaded);
+    let (changes_tx, changes) = mpsc::channel(16);
+    let prefix = ServerPrefix::of(server_id.as_str()).context("cannot name the server in the kernel")?;
+    let guard = GuardSpec {
+        server: server_id.clone(),
+        image: GUARD_IMAGE.to_owned(),
+        helpers_dir: options.helpers.clone().unwrap_or_default(),
+    };
+    let parts = Parts {
+        server: server_id,
+        docker_host,
+        runtime_dir: options.runtime_dir.clone(),
+        state_dir,
+        private: options.sources.vault.iter().map(|vault| vault.path().to_owned()).collect(),
+        helpers: options.helpers,
+        activity: Arc::clone(&activity),
+        metrics: sandbox_metrics,
+        servings,
+        changes: changes_tx,
+        loaded: loaded_rx,
+        trust: trust_rx,
+        status: Arc::clone(&status),
+        mint: TokenMint { key, key_id: KeyId::default(), prefix: options.prefix },
+        strict: options.strict,
+    };
+    let (sandboxes, alarms) = Sandboxes::new(parts, guard, prefix, &left);
+    let sandboxes =
+        Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status: Arc::clone(&status) };
+    let pages =
+        Arc::new(Pages { registry, status, envoy_admin: envoy::admin_socket(&options.runtime_dir, envoy::LOCAL_NODE) });
+    let http_address_file = options.runtime_dir.join("http.addr");
+    Ok(Prepared {
+        loader,
+        applier,
+        vault,
+        xds,
+        supervisor,
+        socket,
+        control,
+        http,
+        pages,
+        sandboxes,
+        schedule,
+        http_address_file,
+        _locks: locks,
+    })
+}
+
+async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+    let Prepared {
+        loader,
+        applier,
+        vault,
+        xds,
+        supervisor,
+        socket,
+        control,
+        http,
+        pages,
+        sandboxes,
+        schedule,
+        http_address_file,
+        _locks,
+    } = prepared;
+    let Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status } = sandboxes;
+    let address = http.local_addr().context("cannot tell the HTTP address")?;
+    std::fs::write(&http_address_file, address.to_string())
+        .with_context(|| format!("cannot write {}", http_address_file.display()))?;
+    let projects = loader.loaded().projects.len();
+    tracing::info!(http = %address, projects, "serving; metrics at http://{address}/metrics");
+
+    let (stop, stopping) = shutdown::channel();
+    // Envoy and HTTP end after the rest, so that requests under way still have a vault.
+    let (stop_envoy, envoy_stopping) = shutdown::channel();
+    let mut tasks: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
+
+    let routes = xds.add_to(Routes::new(AuthorizationServer::new(vault)));
+    let grpc_stopping = stopping.clone();
+    tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
+
+    let service = ControlService { sandboxes: sandboxes.clone(), activity, status };
+    let control_routes = Routes::new(ControlServer::new(service));
+    let control_stopping = stopping.clone();
+    let (taken_up, mut all_taken_up) = watch::channel(false);
+    tasks.spawn(async move {
+        // A failure means that the task that takes up ended, which ends the process.
+        let _ = all_taken_up.wait_for(|&done| done).await;
+        ("the control API", serve_grpc(control_routes, control, control_stopping).await)
+    });
+
+    let loaded_rx = loaded_tx.subscribe();
+    let watch_stopping = stopping.clone();
+    tasks.spawn(async move {
+        let outcome = config::watch(loader, loaded_tx, changes, watch_stopping.wait()).await;
+        ("the configuration watch", outcome.map_err(anyhow::Error::new))
+    });
+    let apply_stopping = stopping.clone();
+    tasks.spawn(async move {
+        keep_applied(applier, loaded_rx, schedule, apply_stopping).await;
+        ("the configuration", Ok(()))
+    });
+    let (following, keeping) = (sandboxes.clone(), sandboxes);
+    let follow_stopping = stopping.clone();
+    tasks.spawn(async move {
+        following.follow(alarms, follow_stopping).await;
+        ("what follows the configuration in sandboxes", Ok(()))
+    });
+    let keep_stopping = stopping.clone();
+    tasks.spawn(async move {
+        keeping.take_up_left(left).await;
+        taken_up.send_replace(true);
+        keeping.keep(keep_stopping).await;
+        ("what keeps the sandboxes", Ok(()))
+    });
+    let http_stopping = envoy_stopping.clone();
+    tasks.spawn(async move {
+        http::serve(http, pages, http_stopping).await;
+        ("the HTTP server", Ok(()))
+    });
+    let mut envoy_task = JoinSet::new();
+    if let Some(supervisor) = supervisor {
+        envoy_task.spawn(supervisor.run(envoy_stopping));
+    }
+
+    let outcome = tokio::select! {
+        signal = stop_signal => {
+            tracing::info!("stopping on {signal}");
+            Ok(())
+        }
+        Some(ended) = tasks.join_next() => Err(unexpected(ended)),
+        Some(ended) = envoy_task.join_next() => match ended {
+            Ok(Err(error)) => Err(error.context("Envoy cannot be kept running")),
+            _ => Err(anyhow::anyhow!("Envoy's supervision ended")),
+        },
+    };
+    // Envoy first: it holds streams open, and stops taking connections while the vault still answers.
+    stop_envoy.fire();
+    while envoy_task.join_next().await.is_some() {}
+    stop.fire();
+    let drained = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("some connections did not end within {GRACE:?}; they are cut");
+    }
+    let _ = std::fs::remove_file(&http_address_file);
+    outcome
+}
+
+fn unexpected(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((name, Err(error))) => error.context(format!("{name} failed")),
+        Ok((name, Ok(()))) => anyhow::anyhow!("{name} ended, and nothing works without it"),
+        Err(error) => anyhow::Error::new(error).context("a part of the server failed"),
+    }
+}
+
+async fn serve_grpc(routes: Routes, socket: UnixListener, stopping: Shutdown) -> anyhow::Result<()> {
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(Some(1 << 20))
+        .initial_connection_window_size(Some(4 << 20))
+        .max_concurrent_streams(None)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stopping.wait())
+        .await
+        .context("cannot serve gRPC")
+}
+
+/// Applies each change of the configuration, renews certificates, and takes up a rotated CA.
+async fn keep_applied(
+    mut applier: Applier,
+    mut loaded: watch::Receiver<Arc<Loaded>>,
+    schedule: LeafSchedule,
+    stopping: Shutdown,
+) {
+    let mut renewal = tokio::time::interval(schedule.check_interval());
+    let mut ca_check = tokio::time::interval(Duration::from_secs(1));
+    let stopped = stopping.wait();
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            changed = loaded.changed() => {
+                if changed.is_err() {
+                    // The watch ended; its own task says so.
+                    stopped.await;
+                    return;
+                }
+                let now = Arc::clone(&loaded.borrow_and_update());
+                // With thousands of upstreams this takes a while: checks go on, on the other threads.
+                tokio::task::block_in_place(|| applier.apply(&now));
+            }
+            _ = renewal.tick() => {
+                let now = Arc::clone(&loaded.borrow());
+                tokio::task::block_in_place(|| applier.renew(&now));
+            }
+            _ = ca_check.tick() => {
+                if applier.take_up_ca().await {
+                    let now = Arc::clone(&loaded.borrow());
+                    tokio::task::block_in_place(|| applier.renew(&now));
+                }
+            }
+        }
+    }
+}
+
+/// The bootstrap of the Envoy that this server keeps running.
+fn local_bootstrap(runtime_dir: &Path) -> String {
+    bootstrap(envoy::LOCAL_NODE, LOCAL_CLUSTER, runtime_dir, envoy::Protocol::Delta)
+}
+
+/// The bootstrap of an Envoy on this machine, as text.
+pub fn bootstrap(node_id: &str, cluster: &str, runtime_dir: &Path, protocol: envoy::Protocol) -> String {
+    let bootstrap = Bootstrap { node_id, cluster, runtime_dir, protocol, clusters: (XDS_CLUSTER, VAULT_CLUSTER) };
+    format!("{:#}\n", bootstrap.to_json())
+}
+
+/// A port that another program holds would only show when Envoy refuses the listener: it is tried before anything starts.
+fn check_ports(loaded: &Loaded) -> anyhow::Result<()> {
+    for policy in loaded.projects.iter().filter_map(|project| project.policy(None)) {
+        if let Err(error) = try_port(policy.listen) {
+            let hint = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
+                std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+                std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
+                _ => "choose another address",
+            };
+            bail!("{}: cannot listen on {} ({error}); {hint}", policy.origin, policy.listen);
+        }
+    }
+    Ok(())
+}
+
+/// Listens there for an instant. A process that was killed a moment ago may hold its sockets a little longer, so an address in
+/// use is tried again for a second.
+fn try_port(listen: SocketAddr) -> std::io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match std::net::TcpListener::bind(listen) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && started.elapsed() < Duration::from_secs(1) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome.map(drop),
+        }
+    }
+}
+
+fn system_ca(named: Option<&Path>) -> anyhow::Result<TrustedCa> {
+    let file = match named {
+        Some(file) => file.to_owned(),
+        None => SYSTEM_CA_FILES.iter().map(PathBuf::from).find(|file| file.is_file()).with_context(|| {
+            format!(
+                "no CA bundle found to check upstreams with (looked for {}); install ca-certificates, or name one in \
+                 SSL_CERT_FILE",
+                SYSTEM_CA_FILES.join(", ")
+            )
+        })?,
+    };
+    let bytes = std::fs::read(&file).with_context(|| format!("cannot read the CA bundle {}", file.display()))?;
+    let certificates = config::certificates(&bytes)
+        .with_context(|| format!("{} is not a CA bundle, so no upstream could be trusted", file.display()))?;
+    Ok(TrustedCa::new(certificates))
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}

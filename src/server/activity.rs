@@ -1,0 +1,213 @@
+//! What happens in the sandboxes, for those who watch: `adev logs`, the TUI, `actl`.
+//!
+//! Kept in memory, bounded by sandbox; nothing waits for a reader. An agent decides on much of what is in here, so all of
+//! it is cut and escaped where it comes in.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::broadcast;
+
+use crate::control::v1::event::Kind;
+use crate::control::v1::{ConfigChange, DnsQuery, Event, Notice, Request};
+use crate::domain::names::SandboxId;
+use crate::vault::{Observation, Observer};
+
+/// Events kept of each sandbox, and of the server itself.
+const KEPT: usize = 500;
+/// Events that a slow reader may be behind; then it misses some, and is told so.
+const BACKLOG: usize = 1024;
+/// Characters kept of a text from a sandbox.
+const MAX_TEXT: usize = 300;
+
+/// The events of all sandboxes.
+#[derive(Debug)]
+pub(super) struct Activity {
+    /// Whether any sandbox is registered: requests of gateways cost one load.
+    some: AtomicBool,
+    kept: Mutex<HashMap<String, Kept>>,
+    live: broadcast::Sender<Arc<Event>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    events: VecDeque<Arc<Event>>,
+    requests: u64,
+    refused: u64,
+}
+
+/// How serious a notice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        let (live, _) = broadcast::channel(BACKLOG);
+        // The server's own events have a place under the empty name.
+        let kept = HashMap::from([(String::new(), Kept::default())]);
+        Self { some: AtomicBool::new(false), kept: Mutex::new(kept), live }
+    }
+
+    /// From now on events of this sandbox are kept.
+    pub(super) fn register(&self, sandbox: &SandboxId) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).entry(sandbox.to_string()).or_default();
+        self.some.store(true, Ordering::Release);
+    }
+
+    /// How many requests there were, and how many of them were refused.
+    pub(super) fn counts(&self, sandbox: &SandboxId) -> (u64, u64) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(sandbox.as_str()).map_or((0, 0), |kept| (kept.requests, kept.refused))
+    }
+
+    /// Something people should know; of the server as a whole without a sandbox.
+    pub(super) fn notice(&self, sandbox: Option<&SandboxId>, level: Level, text: impl Into<String>) {
+        let text = text.into();
+        let name = sandbox.map_or("", SandboxId::as_str);
+        match level {
+            Level::Info => tracing::info!(sandbox = name, "{text}"),
+            Level::Warning => tracing::warn!(sandbox = name, "{text}"),
+            Level::Error => tracing::error!(sandbox = name, "{text}"),
+        }
+        let level = match level {
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        self.record(name, Kind::Notice(Notice { level: level.to_owned(), text }));
+    }
+
+    /// A change of a sandbox's configuration that was applied, or is broken.
+    pub(super) fn config(&self, sandbox: &SandboxId, change: ConfigChange) {
+        self.record(sandbox.as_str(), Kind::Config(change));
+    }
+
+    /// A name that was looked up.
+    pub(super) fn dns(&self, sandbox: &SandboxId, query: DnsQuery) {
+        self.record(sandbox.as_str(), Kind::Dns(query));
+    }
+
+    /// The last `replay` events of a sandbox, or of all, oldest first, and those that come from now on.
+    pub(super) fn watch(&self, sandbox: &str, replay: usize) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that no event falls between.
+        let live = self.live.subscribe();
+        let chosen = kept.iter().filter(|(name, _)| sandbox.is_empty() || *name == sandbox);
+        let mut events: Vec<_> = chosen.flat_map(|(_, kept)| kept.events.iter().cloned()).collect();
+        drop(kept);
+        events.sort_by_key(|event| event.time_ms);
+        let from = events.len().saturating_sub(replay);
+        (events.split_off(from), live)
+    }
+
+    fn record(&self, sandbox: &str, kind: Kind) {
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // A sandbox that is gone may still have a request under way.
+        let Some(kept) = all.get_mut(sandbox) else { return };
+        if let Kind::Request(request) = &kind {
+            kept.requests += 1;
+            kept.refused += u64::from(!request.allowed);
+        }
+        let event = Arc::new(Event { time_ms: now_ms(), sandbox: sandbox.to_owned(), kind: Some(kind) });
+        if kept.events.len() == KEPT {
+            kept.events.pop_front();
+        }
+        kept.events.push_back(Arc::clone(&event));
+        // Nobody may be watching.
+        let _ = self.live.send(event);
+    }
+}
+
+impl Observer for Activity {
+    fn observe(&self, observation: Observation<'_>) {
+        if !self.some.load(Ordering::Acquire) {
+            return;
+        }
+        let path = observation.target.split(['?', '#']).next().unwrap_or_default();
+        self.record(
+            observation.sandbox,
+            Kind::Request(Request {
+                host: observation.host.to_owned(),
+                method: shown(observation.method),
+                path: shown(path),
+                allowed: observation.refused.is_none(),
+                reason: observation.refused.map(ToString::to_string).unwrap_or_default(),
+                credential: observation.credential,
+            }),
+        );
+    }
+}
+
+/// Somebody else's text: escaped, and cut.
+pub(super) fn shown(text: &str) -> String {
+    let mut out: String = text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_TEXT).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(activity: &Activity, sandbox: &str, target: &str) {
+        activity.observe(Observation {
+            sandbox,
+            host: "a.example",
+            method: "GET",
+            target,
+            refused: None,
+            credential: true,
+        });
+    }
+
+    fn path(event: &Event) -> &str {
+        match &event.kind {
+            Some(Kind::Request(request)) => &request.path,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn events_are_bounded_escaped_and_without_queries() {
+        let activity = Activity::new();
+        let one: SandboxId = "one".parse().unwrap();
+        request(&activity, "one", "/before");
+        activity.register(&one);
+        for n in 0..KEPT + 7 {
+            request(&activity, "one", &format!("/{n}?secret=x"));
+        }
+        request(&activity, "elsewhere", "/x");
+        request(&activity, "one", &format!("/\u{1b}[31m\n{}", "x".repeat(5000)));
+        assert_eq!(activity.counts(&one), (KEPT as u64 + 8, 0));
+        let (all, _) = activity.watch("one", usize::MAX);
+        assert_eq!((all.len(), path(&all[0])), (KEPT, "/8"));
+        let last = path(&all[KEPT - 1]);
+        assert!(last.starts_with("/\\u{1b}[31m\\nxxx") && last.chars().count() < MAX_TEXT + 20, "{last}");
+        assert_eq!(activity.watch("", 3).0.len(), 3);
+    }
+
+    #[test]
+    fn nothing_falls_between_the_replay_and_what_follows() {
+        let activity = Activity::new();
+        let one: SandboxId = "one".parse().unwrap();
+        activity.register(&one);
+        request(&activity, "one", "/1");
+        let (replayed, mut live) = activity.watch("one", 10);
+        request(&activity, "one", "/2");
+        assert_eq!(replayed.iter().map(|event| path(event)).collect::<Vec<_>>(), ["/1"]);
+        assert_eq!(path(&live.try_recv().unwrap()), "/2");
+        assert!(live.try_recv().is_err());
+    }
+}

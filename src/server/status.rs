@@ -1,0 +1,145 @@
+//! What `/readyz` tells.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::config::Diagnostic;
+use crate::xds::service::{Connections, NodeStatus};
+use crate::xds::snapshot::{LOCAL_CLUSTER, ResourceType};
+
+/// The state of the server, as its parts report it.
+#[derive(Debug)]
+pub(super) struct Status {
+    config: Mutex<ConfigStatus>,
+    connections: Connections,
+    /// Envoy's process id; `None` when this server does not keep one running.
+    envoy_pid: Option<Arc<AtomicI32>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ConfigStatus {
+    generation: u64,
+    problems: Vec<Diagnostic>,
+}
+
+/// The body of `/readyz`.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Whether requests are served as the configuration in force says.
+    pub(super) ready: bool,
+    generation: u64,
+    config: ConfigReport,
+    envoy: EnvoyReport,
+}
+
+#[derive(Debug, Serialize)]
+struct ConfigReport {
+    /// Whether the files on disk are what is in force.
+    ok: bool,
+    problems: Vec<Diagnostic>,
+}
+
+#[derive(Debug, Serialize)]
+struct EnvoyReport {
+    connected: bool,
+    converged: bool,
+    pid: Option<i32>,
+    rejected: Vec<Rejected>,
+}
+
+/// A resource update that an Envoy refused.
+#[derive(Debug, Serialize)]
+struct Rejected {
+    node: String,
+    r#type: &'static str,
+    message: String,
+    lines: Vec<String>,
+}
+
+/// The state in short, for the control API.
+#[derive(Debug)]
+pub(super) struct Summary {
+    pub(super) generation: u64,
+    pub(super) problems: Vec<String>,
+    pub(super) envoy_connected: bool,
+    pub(super) envoy_converged: bool,
+}
+
+impl Status {
+    pub(super) fn new(connections: Connections, envoy_pid: Option<Arc<AtomicI32>>) -> Self {
+        Self { config: Mutex::default(), connections, envoy_pid }
+    }
+
+    pub(super) fn set_config(&self, generation: u64, problems: Vec<Diagnostic>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = ConfigStatus { generation, problems };
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let report = self.report();
+        Summary {
+            generation: report.generation,
+            problems: report.config.problems.iter().map(ToString::to_string).collect(),
+            envoy_connected: report.envoy.connected,
+            envoy_converged: report.envoy.converged,
+        }
+    }
+
+    /// Whether the local Envoy serves this generation, or a later one.
+    ///
+    /// # Errors
+    /// What Envoy says of resources that come from `file`, when it rejects any.
+    pub(super) fn serves(&self, generation: u64, file: &Path) -> Result<bool, String> {
+        let nodes = self.connections.nodes();
+        let local = || nodes.iter().filter(|node| node.node_cluster == LOCAL_CLUSTER);
+        let types = local().flat_map(|node| ResourceType::ALL.map(|ty| node.of_type(ty)));
+        for rejection in types.filter_map(|status| status.rejection.as_ref()) {
+            if rejection.origins.iter().any(|origin| Path::new(&*origin.file) == file) {
+                return Err(rejection.message.to_string());
+            }
+        }
+        let mut local = local().peekable();
+        Ok(local.peek().is_some() && local.all(|node| is_current(node, generation)))
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nodes = self.connections.nodes();
+        let local: Vec<&NodeStatus> = nodes.iter().filter(|node| node.node_cluster == LOCAL_CLUSTER).collect();
+        let converged = !local.is_empty() && local.iter().all(|node| is_current(node, config.generation));
+        let pid = self.envoy_pid.as_ref().map(|pid| pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0);
+        Report {
+            // A server that keeps an Envoy is ready when that one is; others answer for the control plane alone. A broken
+            // edit does not make it unready: the last good configuration goes on.
+            ready: self.envoy_pid.is_none() || (converged && pid.is_some()),
+            generation: config.generation,
+            config: ConfigReport { ok: config.problems.is_empty(), problems: config.problems },
+            envoy: EnvoyReport { connected: !local.is_empty(), converged, pid, rejected: rejected(&nodes) },
+        }
+    }
+}
+
+/// Whether the node has everything, of this generation or a later one.
+fn is_current(node: &NodeStatus, generation: u64) -> bool {
+    let listens = node.of_type(ResourceType::Listener).subscribed;
+    node.converged && node.generation >= generation && listens
+}
+
+fn rejected(nodes: &[NodeStatus]) -> Vec<Rejected> {
+    let types = |node: &NodeStatus| {
+        let node_id = node.node_id.clone();
+        let rejections = ResourceType::ALL.map(|ty| (ty, node.of_type(ty).rejection.clone()));
+        rejections.into_iter().filter_map(move |(ty, rejection)| {
+            let rejection = rejection?;
+            Some(Rejected {
+                node: node_id.clone(),
+                r#type: ty.label(),
+                message: rejection.message.to_string(),
+                lines: rejection.origins.iter().map(ToString::to_string).collect(),
+            })
+        })
+    };
+    nodes.iter().flat_map(types).collect()
+}

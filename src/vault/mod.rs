@@ -1,0 +1,17 @@
+//! The vault: Envoy asks it (`ext_authz`) about every request, and it swaps the token for the credential.
+//!
+//! ```text
+//! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
+//! ```
+//!
+//! `request` and `response` are pure; `service` is the thin tonic shell around them.
+
+mod metrics;
+mod request;
+mod response;
+mod secrets;
+mod service;
+
+pub use metrics::VaultMetrics;
+pub use secrets::{Credential, CredentialError, Credentials};
+pub use service::{Observation, Observer, Vault, VaultState};

@@ -1,0 +1,342 @@
+//! `CheckRequest` → [`AccessRequest`]: what is asked, and where the token is.
+//!
+//! Identity is read from the context extensions alone, which our own routes set; nothing that the client sent takes part.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+
+use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
+use crate::domain::macaroon::TokenPrefix;
+
+/// Clients disagree on padding; whatever they send is decoded, so that no token gets past in a spelling we do not read.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// A header in which a token is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenHeader {
+    Authorization,
+    XApiKey,
+}
+
+impl TokenHeader {
+    const ALL: [Self; 2] = [Self::Authorization, Self::XApiKey];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "authorization",
+            Self::XApiKey => "x-api-key",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|header| header.name() == name)
+    }
+}
+
+/// What was read from a `CheckRequest`.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) access: AccessRequest<'a>,
+    /// The headers the token was found in: they do not travel on.
+    pub(super) token_headers: Vec<TokenHeader>,
+    /// Whether a refusal is to be JSON.
+    pub(super) wants_json: bool,
+}
+
+/// Why a `CheckRequest` cannot be read: it does not come from a route of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("the check request has no {0}: it does not come from a route that this server made")]
+pub(super) struct NotOurs(&'static str);
+
+pub(super) fn read<'a>(check: &'a CheckRequest, prefix: &TokenPrefix) -> Result<Asked<'a>, NotOurs> {
+    let attributes = check.attributes.as_ref().ok_or(NotOurs("attributes"))?;
+    let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(NotOurs("HTTP request"))?;
+    let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
+    let headers = http.header_map.as_ref().ok_or(NotOurs("raw headers"))?;
+
+    let mut found = Found::default();
+    let mut reader = Reader::default();
+    // Envoy sends the path as the upstream will see it, query included.
+    if prefix.looks_like_token(http.path.as_bytes()) {
+        found.misplaced = Some("the URL".into());
+    }
+    for header in &headers.headers {
+        let value = value(header);
+        match TokenHeader::of(&header.key) {
+            Some(kind) => found.look_in(kind, value, prefix),
+            None if header.key == "accept" => reader.accept(value),
+            // The path was looked at above.
+            None if header.key.starts_with(':') => {}
+            None if prefix.looks_like_token(value) => {
+                found.misplaced = Some(format!("the header `{}`", header.key).into());
+            }
+            None if header.key == "user-agent" => reader.user_agent(value),
+            None => {}
+        }
+    }
+    let token_headers = found.headers.clone();
+    Ok(Asked {
+        access: AccessRequest {
+            sandbox: extension(SANDBOX_EXTENSION).ok_or(NotOurs("sandbox"))?,
+            host: extension(HOST_EXTENSION).ok_or(NotOurs("host"))?,
+            method: &http.method,
+            target: &http.path,
+            token: found.presented(),
+        },
+        token_headers,
+        wants_json: reader.wants_json(),
+    })
+}
+
+fn value(header: &HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
+}
+
+/// Who will read a refusal: a program takes JSON, and most SDKs fail on anything else though they say `*/*`; a person at a
+/// terminal, or one who asks for text, takes text.
+#[derive(Default)]
+struct Reader {
+    json: bool,
+    text: bool,
+    terminal: bool,
+}
+
+impl Reader {
+    fn accept(&mut self, value: &[u8]) {
+        self.json |= contains(value, b"json");
+        self.text |= contains(value, b"text/");
+    }
+
+    fn user_agent(&mut self, value: &[u8]) {
+        self.terminal |= ["curl/", "Wget/", "git/"].iter().any(|tool| value.starts_with(tool.as_bytes()));
+    }
+
+    fn wants_json(&self) -> bool {
+        self.json || !(self.text || self.terminal)
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
+}
+
+/// What the headers looked at so far present.
+#[derive(Default)]
+struct Found<'a> {
+    token: Option<Cow<'a, str>>,
+    several: bool,
+    misplaced: Option<Cow<'a, str>>,
+    headers: Vec<TokenHeader>,
+}
+
+impl<'a> Found<'a> {
+    fn look_in(&mut self, header: TokenHeader, value: &'a [u8], prefix: &TokenPrefix) {
+        let token = match header {
+            TokenHeader::XApiKey => plain(value, prefix),
+            TokenHeader::Authorization => authorization(value, prefix),
+        };
+        let Some(token) = token else {
+            // Not as the whole value, yet in it: it would travel on.
+            let in_basic = || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair));
+            if prefix.looks_like_token(value) || header == TokenHeader::Authorization && in_basic() {
+                self.misplaced = Some(format!("an unusual form in the header `{}`", header.name()).into());
+            }
+            return;
+        };
+        match &self.token {
+            Some(other) if *other != token => self.several = true,
+            Some(_) => {}
+            None => self.token = Some(token),
+        }
+        if !self.headers.contains(&header) {
+            self.headers.push(header);
+        }
+    }
+
+    fn presented(self) -> Presented<'a> {
+        if let Some(place) = self.misplaced {
+            return Presented::Misplaced(place);
+        }
+        if self.several {
+            return Presented::Several;
+        }
+        self.token.map_or(Presented::None, Presented::Token)
+    }
+}
+
+/// The value itself is a token.
+fn plain<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
+    let text = std::str::from_utf8(value.trim_ascii()).ok()?;
+    text.starts_with(prefix.as_str()).then_some(Cow::Borrowed(text))
+}
+
+/// `SCHEME token` with any scheme, a bare token, or `Basic` with the token as user or password.
+fn authorization<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
+    if let Some(token) = plain(value, prefix) {
+        return Some(token);
+    }
+    let (scheme, rest) = scheme(value)?;
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return plain(rest, prefix);
+    }
+    let decoded = basic(value)?;
+    // A user name that is not UTF-8 does not hide a password that is a token.
+    let colon = decoded.iter().position(|&b| b == b':').unwrap_or(decoded.len());
+    let (user, password) = (&decoded[..colon], decoded.get(colon + 1..).unwrap_or_default());
+    // The password is what git and curl users set; a user name beside it is only a name then.
+    plain(password, prefix).or_else(|| plain(user, prefix)).map(|token| Cow::Owned(token.into_owned()))
+}
+
+/// What `Basic` carries (RFC 7617): `user:password`, decoded.
+fn basic(value: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, rest) = scheme(value)?;
+    if scheme.eq_ignore_ascii_case(b"basic") { LENIENT.decode(rest).ok() } else { None }
+}
+
+/// A scheme, and what comes after it.
+fn scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let value = value.trim_ascii();
+    let space = value.iter().position(|b| b.is_ascii_whitespace())?;
+    let (scheme, rest) = value.split_at(space);
+    Some((scheme, rest.trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use envoy_types::pb::envoy::config::core::v3::HeaderMap;
+    use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_context};
+
+    use super::*;
+
+    const TOKEN: &str = "acm_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn check(path: &str, headers: &[(&str, &[u8])]) -> CheckRequest {
+        let headers = headers
+            .iter()
+            .map(|(key, value)| HeaderValue { key: (*key).to_owned(), raw_value: value.to_vec(), ..Default::default() })
+            .collect();
+        CheckRequest {
+            attributes: Some(AttributeContext {
+                request: Some(attribute_context::Request {
+                    http: Some(attribute_context::HttpRequest {
+                        method: "GET".to_owned(),
+                        path: path.to_owned(),
+                        host: "evil.example".to_owned(),
+                        header_map: Some(HeaderMap { headers }),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }),
+                context_extensions: HashMap::from([
+                    ("sandbox".to_owned(), "demo".to_owned()),
+                    ("host".to_owned(), "api.stripe.com".to_owned()),
+                ]),
+                ..Default::default()
+            }),
+        }
+    }
+
+    fn presented(headers: &[(&str, &[u8])]) -> String {
+        let check = check("/v1", headers);
+        match read(&check, &TokenPrefix::default()).unwrap().access.token {
+            Presented::None => "none".to_owned(),
+            Presented::Token(token) => token.into_owned(),
+            Presented::Several => "several".to_owned(),
+            Presented::Misplaced(place) => format!("misplaced: {place}"),
+        }
+    }
+
+    fn basic(text: &str) -> String {
+        format!("bAsIc {}", base64::engine::general_purpose::STANDARD.encode(text))
+    }
+
+    #[test]
+    fn a_token_is_found_in_every_form() {
+        for value in [
+            format!("Bearer {TOKEN}"),
+            format!("bearer   {TOKEN} "),
+            format!("TOKEN {TOKEN}"),
+            format!("Whatever\t{TOKEN}"),
+            TOKEN.to_owned(),
+            basic(&format!("{TOKEN}:")),
+            basic(TOKEN),
+            basic(&format!("x-access-token:{TOKEN}")),
+            basic(&format!("{TOKEN}:{TOKEN}")),
+            basic(&format!("a:{TOKEN}")).trim_end_matches('=').to_owned(),
+        ] {
+            assert_eq!(presented(&[("authorization", value.as_bytes())]), TOKEN, "{value}");
+        }
+        assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes())]), TOKEN);
+        assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("authorization", basic(TOKEN).as_bytes())]), TOKEN);
+    }
+
+    #[test]
+    fn what_is_no_token_of_ours_is_left_alone() {
+        for value in ["Bearer sk_live_1", "Basic dXNlcjpwYXNz", "Basic", "", "Bearer acm", "Bearer \u{fffd}"] {
+            assert_eq!(presented(&[("authorization", value.as_bytes())]), "none", "{value}");
+        }
+        assert_eq!(presented(&[("authorization", b"Bearer \xff\xfe")]), "none");
+        assert_eq!(presented(&[("cookie", b"acm_session=abc")]), "none");
+    }
+
+    #[test]
+    fn a_token_that_would_travel_on_is_noticed() {
+        assert!(presented(&[("x-custom", TOKEN.as_bytes())]).contains("x-custom"));
+        assert!(presented(&[("cookie", format!("a=1; t={TOKEN}").as_bytes())]).contains("cookie"));
+        assert!(presented(&[("authorization", format!("Digest t=\"{TOKEN}\"").as_bytes())]).contains("unusual"));
+        for pair in [format!("u:x {TOKEN}"), format!("key={TOKEN}:p"), format!("u:p:{TOKEN}")] {
+            assert!(presented(&[("authorization", basic(&pair).as_bytes())]).contains("unusual"), "{pair}");
+        }
+        let with_query = check(&format!("/v1?key={TOKEN}"), &[]);
+        let asked = read(&with_query, &TokenPrefix::default()).unwrap();
+        assert!(matches!(asked.access.token, Presented::Misplaced(_)));
+        assert!(!format!("{asked:?}").contains(&TOKEN[4..40]) || !format!("{:?}", asked.access.token).contains("acm_"));
+    }
+
+    #[test]
+    fn two_different_tokens_are_not_chosen_from() {
+        let other = TOKEN.replace('A', "B");
+        assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("authorization", other.as_bytes())]), "several");
+        assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("x-api-key", other.as_bytes())]), "several");
+    }
+
+    #[test]
+    fn identity_is_never_read_from_the_request() {
+        let mut check = check("/", &[("x-target-host", b"api.openai.com"), ("x-forwarded-host", b"api.openai.com")]);
+        let asked = read(&check, &TokenPrefix::default()).unwrap();
+        assert_eq!((asked.access.sandbox, asked.access.host), ("demo", "api.stripe.com"));
+        check.attributes.as_mut().unwrap().context_extensions.remove("host");
+        assert!(read(&check, &TokenPrefix::default()).unwrap_err().to_string().contains("no host"));
+        assert!(read(&CheckRequest::default(), &TokenPrefix::default()).is_err());
+    }
+
+    #[test]
+    fn programs_get_json_and_people_get_text() {
+        for (headers, json) in [
+            (vec![], true),
+            (vec![("accept", "*/*"), ("user-agent", "Stripe/v1 PythonBindings/12.0")], true),
+            (vec![("accept", "text/html, Application/JSON")], true),
+            (vec![("accept", "*/*"), ("user-agent", "curl/8.5.0")], false),
+            (vec![("accept", "application/json"), ("user-agent", "curl/8.5.0")], true),
+            (vec![("user-agent", "git/2.47.3")], false),
+            (vec![("accept", "text/html,*/*")], false),
+        ] {
+            let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+            let check = check("/", &headers);
+            let asked = read(&check, &TokenPrefix::default()).unwrap();
+            assert_eq!(asked.wants_json, json, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Decision → `CheckResponse`.
+
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+};
+use envoy_types::pb::envoy::service::auth::v3::{
+    CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
+};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::rpc::Status;
+use tonic::Code;
+
+use super::request::TokenHeader;
+use super::secrets::Injection;
+use crate::domain::decision::Denial;
+
+/// The request goes on with the credential; the token does not.
+pub(super) fn inject(injection: &Injection, token_headers: &[TokenHeader]) -> CheckResponse {
+    let removed = token_headers.iter().map(|header| header.name()).filter(|&name| name != injection.header);
+    allow(OkHttpResponse {
+        headers: vec![header(&injection.header, injection.value.as_str(), HeaderAppendAction::OverwriteIfExistsOrAdd)],
+        headers_to_remove: removed.map(str::to_owned).collect(),
+        ..Default::default()
+    })
+}
+
+/// The request goes on as it is.
+pub(super) fn pass_through() -> CheckResponse {
+    allow(OkHttpResponse::default())
+}
+
+fn allow(ok: OkHttpResponse) -> CheckResponse {
+    CheckResponse {
+        status: Some(Status { code: Code::Ok as i32, ..Default::default() }),
+        http_response: Some(HttpResponse::OkResponse(ok)),
+        ..Default::default()
+    }
+}
+
+/// The request is refused, with what was refused and how to allow it.
+pub(super) fn deny(denial: &Denial, host: &str, json: bool) -> CheckResponse {
+    let status = denial.status();
+    let (message, help) = (denial.to_string(), denial.help(host));
+    let body = if json {
+        // The shape in which OpenAI, Anthropic and Stripe SDKs look for a message.
+        let error = serde_json::json!({
+            "error": { "type": "agent_creds_refusal", "code": denial.reason(), "message": message, "help": help },
+        });
+        format!("{error}\n")
+    } else {
+        format!("{message}\nHelp: {help}\n")
+    };
+    let content_type = if json { "application/json" } else { "text/plain; charset=utf-8" };
+    let mut headers = vec![
+        header("content-type", content_type, HeaderAppendAction::OverwriteIfExistsOrAdd),
+        header("cache-control", "no-store", HeaderAppendAction::OverwriteIfExistsOrAdd),
+    ];
+    if *denial == Denial::NoToken {
+        // git sends its credentials only when challenged.
+        headers.push(header(
+            "www-authenticate",
+            "Basic realm=\"agent-creds\"",
+            HeaderAppendAction::AppendIfExistsOrAdd,
+        ));
+        headers.push(header(
+            "www-authenticate",
+            "Bearer realm=\"agent-creds\"",
+            HeaderAppendAction::AppendIfExistsOrAdd,
+        ));
+    }
+    let code = if status == 401 { Code::Unauthenticated } else { Code::PermissionDenied };
+    refuse(code, status, headers, body)
+}
+
+/// The check request is not one of ours: nothing is told.
+pub(super) fn not_ours() -> CheckResponse {
+    refuse(
+        Code::PermissionDenied,
+        403,
+        vec![],
+        "Unauthorized: the request did not come through a known route\n".to_owned(),
+    )
+}
+
+fn refuse(code: Code, status: u16, headers: Vec<HeaderValueOption>, body: String) -> CheckResponse {
+    CheckResponse {
+        status: Some(Status { code: code as i32, ..Default::default() }),
+        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
+            status: Some(HttpStatus { code: status.into() }),
+            headers,
+            body,
+        })),
+        ..Default::default()
+    }
+}
+
+/// Envoy reads `value` alone of what the vault sends; a `raw_value` makes the header empty (1.40).
+fn header(key: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: key.to_owned(), value: value.to_owned(), ..Default::default() }),
+        append_action: action as i32,
+        ..Default::default()
+    }
+}

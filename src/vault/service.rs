@@ -1,0 +1,134 @@
+//! The tonic shell: one `Check` per request of an agent.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use tonic::{Request, Response, Status};
+
+use super::metrics::VaultMetrics;
+use super::secrets::Credentials;
+use super::{request, response};
+use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide};
+
+/// Everything a decision rests on; replaced as a whole when the configuration changes.
+#[derive(Debug, Default)]
+pub struct VaultState {
+    /// Who may do what.
+    pub rules: Rules,
+    /// What tokens are swapped for.
+    pub credentials: Credentials,
+}
+
+/// What became of one request, for those who watch. Method and path are the agent's: to be bounded and escaped.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation<'a> {
+    /// The sandbox or gateway, from Envoy's configuration.
+    pub sandbox: &'a str,
+    /// The upstream, from Envoy's configuration.
+    pub host: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// The path and the query.
+    pub target: &'a str,
+    /// Why it was refused, for people.
+    pub refused: Option<&'a Denial>,
+    /// Whether a credential was put in.
+    pub credential: bool,
+}
+
+/// Is told of every decision, on the request's way: it must return at once.
+pub trait Observer: std::fmt::Debug + Send + Sync {
+    /// A request was decided upon.
+    fn observe(&self, observation: Observation<'_>);
+}
+
+/// The vault. Cheap to clone; clones share their state.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    state: Arc<ArcSwap<VaultState>>,
+    metrics: VaultMetrics,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Vault {
+    /// A vault that decides by `state` until [`Vault::replace`].
+    pub fn new(state: VaultState, metrics: VaultMetrics) -> Self {
+        Self { state: Arc::new(ArcSwap::from_pointee(state)), metrics, observer: None }
+    }
+
+    /// The same, with somebody who is told of every decision.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// Decides by `state` from the next check on.
+    pub fn replace(&self, state: VaultState) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// Answers one check at the time `now`, in Unix seconds.
+    pub fn check(&self, check: &CheckRequest, now: u64) -> CheckResponse {
+        let state = self.state.load();
+        let asked = match request::read(check, &state.rules.prefix) {
+            Ok(asked) => asked,
+            Err(error) => {
+                tracing::error!(%error, "refused a check request");
+                self.count("", "deny", "not_ours");
+                return response::not_ours();
+            }
+        };
+        let tell = |refused: Option<&Denial>, credential: bool| {
+            if let Some(observer) = &self.observer {
+                let AccessRequest { sandbox, host, method, target, .. } = asked.access;
+                observer.observe(Observation { sandbox, host, method, target, refused, credential });
+            }
+        };
+        let denial = match decide(&state.rules, &asked.access, now) {
+            Decision::PassThrough => {
+                tell(None, false);
+                self.count(asked.access.host, "pass_through", "no_token");
+                return response::pass_through();
+            }
+            Decision::Allow(grant) => match state.credentials.injection(&grant) {
+                Some(injection) => {
+                    tell(None, true);
+                    self.count(asked.access.host, "allow", "token");
+                    return response::inject(injection, &asked.token_headers);
+                }
+                None => Denial::NoCredential(grant.host().clone()),
+            },
+            Decision::Deny(denial) => denial,
+        };
+        tell(Some(&denial), false);
+        let access = &asked.access;
+        // The label is the upstream's name only if it is one of ours: Envoy may still be asking for one just removed.
+        let upstream = if matches!(denial, Denial::UnknownUpstream(_)) { "" } else { access.host };
+        self.count(upstream, "deny", denial.reason());
+        tracing::debug!(
+            sandbox = access.sandbox,
+            upstream = access.host,
+            reason = denial.reason(),
+            "refused a request"
+        );
+        response::deny(&denial, access.host, asked.wants_json)
+    }
+
+    fn count(&self, upstream: &str, decision: &str, reason: &str) {
+        self.metrics.checks.with_label_values(&[upstream, decision, reason]).inc();
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for Vault {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let started = Instant::now();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let response = Vault::check(self, request.get_ref(), now);
+        self.metrics.latency.observe(started.elapsed().as_secs_f64());
+        Ok(Response::new(response))
+    }
+}

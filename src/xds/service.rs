@@ -1,0 +1,197 @@
+//! The tonic shell around [`super::stream`]: ADS and one service per type, for every Envoy of the fleet.
+//!
+//! ```text
+//!   Routes ─▶ Served ─▶ Grpc::streaming ─▶ Session ⇄ AdsStream        Session waits on: requests, fleet changes
+//!                           │                │
+//!                       XdsCodec         Connections (who is connected, what they ACKed)
+//! ```
+//!
+//! There is no task and no queue per client: a session is a stream that HTTP/2 polls when the client's flow-control window
+//! has room. A client that does not read is simply not polled; newer snapshots overtake each other in the `watch` channel
+//! until it is, and no other client notices.
+
+mod codec;
+mod connections;
+mod session;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use futures_util::Stream;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::service::Routes;
+use tonic::{Status, Streaming};
+
+use self::codec::XdsCodec;
+pub use self::connections::{Connections, NodeStatus, Rejection, TypeStatus};
+use self::session::{Request, Session};
+use super::metrics::XdsMetrics;
+use super::snapshot::{Fleet, ResourceType};
+use super::stream::{Response, Scope};
+
+/// The largest request, in bytes: node metadata can be long, and a reconnecting client lists all it holds.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// How long a client that resumed a session may take to ask again for every type it needs.
+const RESUME_GRACE: Duration = Duration::from_secs(10);
+
+/// The xDS server. Cheap to clone.
+#[derive(Clone)]
+pub struct XdsService {
+    shared: Arc<Shared>,
+}
+
+/// What all streams share.
+struct Shared {
+    fleet: watch::Receiver<Arc<Fleet>>,
+    identifier: Arc<str>,
+    metrics: XdsMetrics,
+    connections: Connections,
+    resume_grace: Duration,
+}
+
+impl XdsService {
+    /// A server of what `fleet` holds, at any time. `identifier` is told to clients as `control_plane.identifier`.
+    pub fn new(fleet: watch::Receiver<Arc<Fleet>>, identifier: impl Into<String>, metrics: XdsMetrics) -> Self {
+        Self::with_resume_grace(fleet, identifier, metrics, RESUME_GRACE)
+    }
+
+    fn with_resume_grace(
+        fleet: watch::Receiver<Arc<Fleet>>,
+        identifier: impl Into<String>,
+        metrics: XdsMetrics,
+        resume_grace: Duration,
+    ) -> Self {
+        let identifier = identifier.into().into();
+        let connections = Connections::default();
+        Self { shared: Arc::new(Shared { fleet, identifier, metrics, connections, resume_grace }) }
+    }
+
+    /// Who is connected.
+    pub fn connections(&self) -> Connections {
+        self.shared.connections.clone()
+    }
+
+    /// Adds ADS and the services for single types to `routes`.
+    pub fn add_to(self, routes: Routes) -> Routes {
+        let shared = self.shared;
+        routes
+            .add_service(Served::<0>(shared.clone()))
+            .add_service(Served::<1>(shared.clone()))
+            .add_service(Served::<2>(shared.clone()))
+            .add_service(Served::<3>(shared.clone()))
+            .add_service(Served::<4>(shared.clone()))
+            .add_service(Served::<5>(shared))
+    }
+}
+
+/// A gRPC service of the xDS protocol.
+struct Definition {
+    name: &'static str,
+    sotw_method: &'static str,
+    delta_method: &'static str,
+    scope: Scope,
+}
+
+const SERVICES: [Definition; 6] = [
+    Definition {
+        name: "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        sotw_method: "StreamAggregatedResources",
+        delta_method: "DeltaAggregatedResources",
+        scope: Scope::Aggregated,
+    },
+    Definition {
+        name: "envoy.service.cluster.v3.ClusterDiscoveryService",
+        sotw_method: "StreamClusters",
+        delta_method: "DeltaClusters",
+        scope: Scope::Single(ResourceType::Cluster),
+    },
+    Definition {
+        name: "envoy.service.endpoint.v3.EndpointDiscoveryService",
+        sotw_method: "StreamEndpoints",
+        delta_method: "DeltaEndpoints",
+        scope: Scope::Single(ResourceType::Endpoint),
+    },
+    Definition {
+        name: "envoy.service.listener.v3.ListenerDiscoveryService",
+        sotw_method: "StreamListeners",
+        delta_method: "DeltaListeners",
+        scope: Scope::Single(ResourceType::Listener),
+    },
+    Definition {
+        name: "envoy.service.route.v3.RouteDiscoveryService",
+        sotw_method: "StreamRoutes",
+        delta_method: "DeltaRoutes",
+        scope: Scope::Single(ResourceType::Route),
+    },
+    Definition {
+        name: "envoy.service.secret.v3.SecretDiscoveryService",
+        sotw_method: "StreamSecrets",
+        delta_method: "DeltaSecrets",
+        scope: Scope::Single(ResourceType::Secret),
+    },
+];
+
+/// The service at this index of [`SERVICES`].
+#[derive(Clone)]
+struct Served<const INDEX: usize>(Arc<Shared>);
+
+impl<const INDEX: usize> NamedService for Served<INDEX> {
+    const NAME: &'static str = SERVICES[INDEX].name;
+}
+
+impl<const INDEX: usize> tower::Service<http::Request<Body>> for Served<INDEX> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Definition { sotw_method, delta_method, scope, .. } = SERVICES[INDEX];
+        let open = Open { shared: self.0.clone(), scope };
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+        if method == delta_method {
+            Box::pin(serve::<DeltaDiscoveryRequest>(open, request))
+        } else if method == sotw_method {
+            Box::pin(serve::<DiscoveryRequest>(open, request))
+        } else {
+            let status = Status::unimplemented("this server streams: the Fetch methods are not served");
+            Box::pin(std::future::ready(Ok(status.into_http())))
+        }
+    }
+}
+
+async fn serve<R: Request>(open: Open, request: http::Request<Body>) -> Result<http::Response<Body>, Infallible> {
+    let codec = XdsCodec::<R>::new(open.shared.identifier.clone());
+    let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES);
+    Ok(grpc.streaming(open, request).await)
+}
+
+/// Opens a session per call.
+struct Open {
+    shared: Arc<Shared>,
+    scope: Scope,
+}
+
+impl<R: Request> StreamingService<R> for Open {
+    type Response = Response;
+    type ResponseStream = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
+    type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<R>>) -> Self::Future {
+        let session = Session::new(self.shared.clone(), self.scope, request.into_inner());
+        std::future::ready(Ok(tonic::Response::new(Box::pin(session.responses()))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

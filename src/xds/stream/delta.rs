@@ -1,0 +1,123 @@
+//! Requests of the incremental variant.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+
+use super::push::fitting;
+use super::state::{TypeState, Work};
+use super::{AdsStream, MAX_NAMES, Output, ProtocolError, usable};
+use crate::xds::snapshot::ResourceType;
+
+impl AdsStream {
+    /// Takes a request of the incremental variant: ACK or NACK, and changes of the subscription, in any combination.
+    pub fn on_delta(&mut self, request: DeltaDiscoveryRequest) -> Result<Output, ProtocolError> {
+        let mut output = Output::default();
+        let Some(ty) = self.requested_type(&request.type_url, &mut output)? else { return Ok(output) };
+        let state = self.state_mut(ty);
+        let answered = state.in_flight.iter().position(|entry| entry.nonce.to_string() == request.response_nonce);
+        if let Some(index) = answered {
+            let entry = state.in_flight.remove(index);
+            self.resolve(ty, entry, request.error_detail, &mut output);
+        }
+        // Whatever the nonce, what the request says about the subscription counts: it is said only once.
+        self.unsubscribe(ty, &request.resource_names_unsubscribe, &mut output)?;
+        self.subscribe(ty, &request.resource_names_subscribe, &request.initial_resource_versions, &mut output)?;
+        self.state(ty).check_limits()?;
+        self.advance(&mut output);
+        Ok(output)
+    }
+
+    fn unsubscribe(&mut self, ty: ResourceType, names: &[String], output: &mut Output) -> Result<(), ProtocolError> {
+        let set = self.target.of_type(ty);
+        let state = &mut self.types[ty.index()];
+        if names.iter().any(|name| name == "*") {
+            state.wildcard = false;
+            let explicit = &state.names;
+            state.behind.retain(|name, _| explicit.contains(name));
+        }
+        let mut still_wanted = BTreeSet::new();
+        for name in names.iter().filter(|name| *name != "*") {
+            TypeState::check_name(name)?;
+            let was_named = state.names.take(name.as_str());
+            if !state.wildcard {
+                state.behind.remove(name.as_str());
+            } else if was_named.is_some() || set.get(name).is_some() {
+                // The client may have dropped it, but the wildcard still covers it.
+                still_wanted.insert(was_named.unwrap_or_else(|| name.as_str().into()));
+            }
+        }
+        self.answer_delta(ty, still_wanted, false, output);
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        ty: ResourceType,
+        names: &[String],
+        initial: &HashMap<String, String>,
+        output: &mut Output,
+    ) -> Result<(), ProtocolError> {
+        let set = self.target.of_type(ty);
+        let state = &mut self.types[ty.index()];
+        let is_first = !std::mem::replace(&mut state.asked, true);
+        if initial.len() > MAX_NAMES {
+            let what = "the number of initial resource versions";
+            return Err(ProtocolError::ResourceExhausted { what, limit: MAX_NAMES });
+        }
+        let wants_all = names.iter().any(|name| name == "*") || (is_first && names.is_empty() && ty.is_full_set());
+        let is_new_wildcard = wants_all && !state.wildcard;
+        state.wildcard |= wants_all;
+        let mut wanted = BTreeSet::new();
+        for name in names.iter().filter(|name| *name != "*") {
+            TypeState::check_name(name)?;
+            let name = state.subscribe(name, set);
+            wanted.insert(name);
+        }
+        if is_new_wildcard {
+            wanted.extend(set.iter().map(|resource| resource.name().clone()));
+            // What is still on its way from before the client let go of the wildcard, it will take: if it is gone by now, the
+            // client has to be told.
+            let on_its_way = state.in_flight.iter().flat_map(|entry| &entry.sent);
+            wanted.extend(on_its_way.filter(|(_, sent)| sent.is_some()).map(|(name, _)| name.clone()));
+        }
+        if is_first && !initial.is_empty() {
+            // What the client brings along unchanged it need not be sent; what is gone it has to be told.
+            self.resumed = true;
+            for (name, version) in initial.iter().filter(|(name, _)| state.subscribes(name)) {
+                TypeState::check_name(name)?;
+                if set.get(name).is_some_and(|r| r.version().as_str() == version && !r.has_failed()) {
+                    wanted.remove(name.as_str());
+                } else {
+                    wanted.insert(name.as_str().into());
+                }
+            }
+        }
+        self.answer_delta(ty, wanted, is_new_wildcard, output);
+        Ok(())
+    }
+
+    /// Tells the client about these names, at once; `always` even if there is nothing to tell.
+    fn answer_delta(&mut self, ty: ResourceType, names: BTreeSet<Arc<str>>, always: bool, output: &mut Output) {
+        let set = self.target.of_type(ty);
+        let mut work = Work::default();
+        for name in names {
+            match usable(set, &name, &mut output.events) {
+                Some(resource) => work.changed.push(resource.clone()),
+                None => work.gone.push(name),
+            }
+        }
+        if work.changed.is_empty() && work.gone.is_empty() && !always {
+            return;
+        }
+        loop {
+            let rest = work.changed.split_off(fitting(&work.changed));
+            if rest.is_empty() {
+                return self.send_delta(ty, work, false, output);
+            }
+            let part = Work { changed: std::mem::replace(&mut work.changed, rest), gone: Vec::new() };
+            self.send_delta(ty, part, false, output);
+        }
+    }
+}
