@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Bollard writes request bodies and answers to the `log` facade, which nothing listens to here; but the environment of an `exec` holds
-//! tokens, so it does not go that way at all ([`wire`]). Every call has a deadline. What Docker refuses becomes a [`DockerError`] that
+//! tokens, so it does not go that way at all (`wire`). Every call has a deadline. What Docker refuses becomes a [`DockerError`] that
 //! says what to do.
 
 mod containers;
