@@ -127,6 +127,9 @@ pub enum ServeError {
     /// The configuration is wrong: each problem with its line.
     #[error("{0}")]
     Config(#[from] Diagnostics),
+    /// Another server uses the state or the runtime folder: when that one ends, a new try succeeds.
+    #[error(transparent)]
+    Taken(anyhow::Error),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),

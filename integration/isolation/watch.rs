@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use agent_creds::sandbox::network::{GuardReport, Layer, NetKey};
+use agent_creds::sandbox::network::{GuardCommand, GuardReport, Layer, NetKey};
 
 use super::world::{World, command, inside, isolation, key};
 
@@ -87,6 +87,30 @@ fn it_does_what_it_understands_and_says_what_it_cannot_do() {
         let mut guard = world.guard();
         guard.hold(1, &[isolation(1)]);
         let held = world.rules();
+
+        // What Docker left of a network goes, once; what is in use, or held, or no bridge of ours, does not.
+        let bridge = key(3).bridge();
+        world.shell(&format!("ip link add {bridge} type bridge && ip link add acport type veth peer name acpeer"));
+        let gone = GuardCommand { gone: vec![key(3), key(4)], ..command(1, &[isolation(1)]) };
+        world.shell(&format!("ip link set acport master {bridge}"));
+        guard.send(&gone);
+        let GuardReport::Failed { revision: Some(1), key: None, message } = guard.report() else { panic!() };
+        assert!(message.contains(&bridge) && message.contains("connected"), "{message}");
+        assert!(world.shell("ip -br link").contains(&bridge));
+        while guard.report() != GuardReport::Holding(1) {}
+        world.shell("ip link delete acport");
+        guard.send(&gone);
+        assert_eq!(guard.report(), GuardReport::Holding(1));
+        assert!(!world.shell("ip -br link").contains(&bridge));
+        world.shell(&format!(
+            "ip link add {bridge} type bridge; nft add table inet notice; nft delete table inet notice"
+        ));
+        assert_eq!(guard.report_within(Duration::from_millis(700)), None);
+        assert!(world.shell("ip -br link").contains(&bridge), "a later one is left alone");
+        world.shell(&format!("ip link delete {bridge}"));
+        guard.send(&GuardCommand { gone: vec![key(1)], ..command(1, &[isolation(1)]) });
+        let GuardReport::Failed { message, .. } = guard.report() else { panic!() };
+        assert!(message.contains("twice"), "{message}");
 
         let good = serde_json::to_string(&command(9, &[isolation(1)])).unwrap();
         let long = format!("{good}{}", " ".repeat(2 << 20));

@@ -27,7 +27,7 @@ pub fn isolation(number: u8) -> Isolation {
 }
 
 pub fn command(revision: u64, hold: &[Isolation]) -> GuardCommand {
-    GuardCommand { revision, server: ServerPrefix::of(SERVER).unwrap(), hold: hold.to_vec() }
+    GuardCommand { revision, server: ServerPrefix::of(SERVER).unwrap(), hold: hold.to_vec(), gone: Vec::new() }
 }
 
 /// Runs `body` as the host of the small internet. `test` is the full name of the calling test.

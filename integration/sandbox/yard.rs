@@ -244,6 +244,11 @@ impl Drop for Yard {
                 host(&["nft", "delete", "table", "inet", table]);
             }
         }
+        for line in host(&["ip", "-br", "link"]).lines() {
+            if let Some(bridge) = line.split(' ').next().filter(|name| name.starts_with(&format!("ac{prefix}"))) {
+                host(&["ip", "link", "delete", bridge]);
+            }
+        }
         for version in ["-4", "-6"] {
             for line in host(&["ip", version, "rule"]).lines() {
                 if let Some(bridge) = line.split_whitespace().find(|word| word.starts_with(&format!("ac{prefix}"))) {

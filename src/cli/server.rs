@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir, xdg};
 use crate::config::{self, Sources, VaultSource};
+use crate::control::TAKEN_STATUS;
 use crate::domain::macaroon::{TokenPrefix, TokenPrefixError};
 use crate::domain::names::{SandboxId, SandboxIdError};
 use crate::envoy::{self, Protocol};
@@ -215,7 +216,8 @@ fn helpers() -> Result<PathBuf, String> {
     let found = places.iter().find(|folder| has_them(folder)).and_then(|folder| folder.canonicalize().ok());
     found.ok_or_else(|| {
         format!(
-            "the programs for the inside of sandboxes are missing (`aenv`, looked for in {}); `make build` builds them,              AGENT_CREDS_HELPERS names another folder",
+            "the programs for the inside of sandboxes are missing (`aenv`, looked for in {}); `make build` builds them, \
+             AGENT_CREDS_HELPERS names another folder",
             places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
         )
     })
@@ -257,6 +259,10 @@ fn run_server(args: Serve) -> anyhow::Result<ExitCode> {
         Err(ServeError::Config(diagnostics)) => {
             let _ = writeln!(std::io::stderr(), "{diagnostics}");
             anyhow::bail!("the configuration is wrong, so nothing was started")
+        }
+        Err(ServeError::Taken(error)) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            Ok(ExitCode::from(TAKEN_STATUS))
         }
         Err(ServeError::Other(error)) => Err(error),
     }

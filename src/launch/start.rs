@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::{Client, LaunchError, Progress, Report};
+use crate::control::TAKEN_STATUS;
 use crate::control::client::{ConnectError, connect};
 use crate::control::v1::{GetStatusRequest, GetStatusResponse};
 use crate::envoy;
@@ -34,6 +35,10 @@ const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often is looked again.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long another server may hold the folders and not answer, because it is ending or starting; and how often it is tried to
+/// start one meanwhile.
+const TAKEN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Where the server is, and what is needed to start it.
 #[derive(Debug, Clone)]
@@ -87,19 +92,29 @@ pub async fn server(place: &Place, report: Report<'_>) -> Result<(Client, GetSta
     report(Progress::Step("starting the server".to_owned()));
     let log = place.runtime_dir.join(LOG);
     let (file, begin) = open_log(&log)?;
-    let mut child = spawn(place, &program, file)?;
-    let deadline = Instant::now() + START;
-    let mut ended = None;
+    let start = || {
+        let log = file.try_clone().map_err(|source| LaunchError::Io { action: "open", path: log.clone(), source })?;
+        spawn(place, &program, log)
+    };
+    let mut child = start()?;
+    let (deadline, patience) = (Instant::now() + START, Instant::now() + TAKEN);
+    let (mut ended, mut taken) = (None, false);
     while Instant::now() < deadline {
         if let Some(found) = running(place).await? {
             return Ok(found);
         }
         if let Some((how, since)) = &ended {
-            // Another may be starting that was not started here: it holds the folders, so that this one ended.
-            if Instant::now().duration_since(*since) > Duration::from_secs(1) {
+            // It ended because another holds the folders, which is either starting, or ending.
+            if taken && Instant::now() < patience {
+                if Instant::now().duration_since(*since) > AGAIN {
+                    child = start()?;
+                    ended = None;
+                }
+            } else if Instant::now().duration_since(*since) > Duration::from_secs(1) {
                 return Err(LaunchError::ServerEnded { how: String::clone(how), tail: tail(&log, begin), log });
             }
         } else if let Ok(Some(status)) = child.try_wait() {
+            taken = status.code() == Some(TAKEN_STATUS.into());
             ended = Some((status.to_string(), Instant::now()));
         }
         tokio::time::sleep(LOOK).await;

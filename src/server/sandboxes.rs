@@ -93,6 +93,8 @@ struct Shared {
     guard: Guard,
     known_file: PathBuf,
     slots: Mutex<BTreeMap<SandboxId, Arc<Slot>>>,
+    /// Held while bridges are removed that are of no sandbox. A launch, once it is `busy`, waits for it before it makes one.
+    sweep: tokio::sync::Mutex<()>,
 }
 
 /// One sandbox, running or not.

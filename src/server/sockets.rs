@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use tokio::net::UnixListener;
 
+use super::ServeError;
+
 /// The longest path that a unix socket address holds (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -30,7 +32,7 @@ pub(super) fn private_dir(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Holds a folder for this process until it ends, however it ends.
-pub(super) fn lock(dir: &Path) -> anyhow::Result<File> {
+pub(super) fn lock(dir: &Path) -> Result<File, ServeError> {
     let path = dir.join("lock");
     let mut file = fs::OpenOptions::new()
         .read(true)
@@ -43,17 +45,17 @@ pub(super) fn lock(dir: &Path) -> anyhow::Result<File> {
     if let Err(error) = file.try_lock() {
         let mut owner = String::new();
         let _ = file.read_to_string(&mut owner);
-        match error {
-            fs::TryLockError::WouldBlock => bail!(
+        return Err(match error {
+            fs::TryLockError::WouldBlock => ServeError::Taken(anyhow::anyhow!(
                 "another agent-creds server{} uses {}; stop it, or give this one folders of its own with --state-dir and \
                  --runtime-dir",
                 owner.trim().parse::<u32>().map(|pid| format!(" (process {pid})")).unwrap_or_default(),
                 dir.display()
-            ),
+            )),
             fs::TryLockError::Error(error) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                ServeError::Other(anyhow::Error::new(error).context(format!("cannot lock {}", path.display())))
             }
-        }
+        });
     }
     file.set_len(0)
         .and_then(|()| file.rewind())

@@ -117,7 +117,13 @@ impl Guard {
     /// it asks for.
     fn look(&mut self, fresh: bool) {
         let Some(command) = self.command.take() else { return };
-        let outcome = self.settle(&command, fresh);
+        let mut outcome = self.settle(&command, fresh);
+        if fresh
+            && let Err(message) = kernel::remove_bridges(&command.gone)
+            && let Ok(faults) = &mut outcome
+        {
+            faults.entry(None).or_insert(message);
+        }
         let mut faults = match outcome {
             Ok(faults) => faults,
             // What was wrong still is, as far as we know.
@@ -188,7 +194,7 @@ fn unfit(command: &GuardCommand, before: Option<&GuardCommand>) -> Option<String
         return Some(format!("this guard is the one of server {}, not {}", before.server.as_str(), server.as_str()));
     }
     let mut keys = BTreeSet::new();
-    command.hold.iter().find_map(|Isolation { key, .. }| {
+    command.hold.iter().map(Isolation::key).chain(&command.gone).find_map(|key| {
         if key.server() != server.as_str() {
             Some(format!("the key {key} is not one of server {}", server.as_str()))
         } else if !keys.insert(key) {

@@ -16,6 +16,9 @@ pub struct GuardCommand {
     pub server: ServerPrefix,
     /// The sandboxes to isolate.
     pub hold: Vec<Isolation>,
+    /// Sandboxes whose network Docker has removed: should their bridge still be there, it goes, unless something is connected to
+    /// it. Done once, when the command comes.
+    pub gone: Vec<NetKey>,
 }
 
 /// What the guard says.
@@ -78,14 +81,15 @@ mod tests {
 
     #[test]
     fn lines_are_as_agreed() {
-        let command = r#"{"revision":3,"server":"01234","hold":[]}"#;
+        let command = r#"{"revision":3,"server":"01234","hold":[],"gone":[]}"#;
         let parsed: GuardCommand = serde_json::from_str(command).unwrap();
         assert_eq!(serde_json::to_string(&parsed).unwrap(), command);
         for bad in [
-            r#"{"revision":3,"server":"01234","hold":[],"more":1}"#,
-            r#"{"revision":3,"server":"0123","hold":[]}"#,
-            r#"{"revision":-1,"server":"01234","hold":[]}"#,
-            r#"{"revision":3,"server":"01234"}"#,
+            r#"{"revision":3,"server":"01234","hold":[],"gone":[],"more":1}"#,
+            r#"{"revision":3,"server":"0123","hold":[],"gone":[]}"#,
+            r#"{"revision":-1,"server":"01234","hold":[],"gone":[]}"#,
+            r#"{"revision":3,"server":"01234","gone":[]}"#,
+            r#"{"revision":3,"server":"01234","hold":[]}"#,
         ] {
             assert!(serde_json::from_str::<GuardCommand>(bad).is_err(), "{bad}");
         }

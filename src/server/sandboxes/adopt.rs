@@ -1,7 +1,7 @@
 //! What is left of an earlier server, of a crash, of Docker's restart or of the machine's: taken up when it runs, removed when
 //! it does not. Docker's labels say what is ours; nothing else is touched.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -101,6 +101,13 @@ fn file_of(labels: &SandboxLabels) -> SandboxFile {
     }
 }
 
+/// The bridges on this host that have a name as ours have.
+fn bridges() -> BTreeSet<NetKey> {
+    let interfaces = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let names = interfaces.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix("ac")?.parse().ok()).collect()
+}
+
 /// The sandboxes whose container runs in its own network.
 fn alive(server: &ServerId, found: &Found) -> Vec<Alive> {
     let networks: BTreeMap<&SandboxId, &FoundNetwork> =
@@ -136,7 +143,7 @@ impl Sandboxes {
         let running = left.alive.iter().map(|alive| alive.isolation.clone()).collect();
         let (guard, alarms) = Guard::start(guard, prefix, parts.docker_host.clone(), running);
         let slots = Mutex::default();
-        let this = Self(Arc::new(Shared { guard, slots, parts, known_file }));
+        let this = Self(Arc::new(Shared { guard, slots, parts, known_file, sweep: tokio::sync::Mutex::default() }));
         for (id, known) in known::read(&this.0.known_file) {
             this.slot(&id, || known);
         }
@@ -229,6 +236,11 @@ impl Sandboxes {
     /// Containers and networks that carry our id, and are of no sandbox that runs or is being launched.
     async fn remove_remains(&self, docker: &Docker, found: &Found, alive: &[Alive]) {
         let mut removed = Vec::new();
+        let mut networks: BTreeMap<&str, &SandboxId> = found
+            .networks
+            .iter()
+            .filter_map(|network| Some((network.info.id.as_str(), &network.labels.sandbox()?.name)))
+            .collect();
         for container in &found.containers {
             let Some(labels) = container.labels.sandbox() else { continue };
             if alive.iter().any(|alive| alive.container.id == container.id) || !self.is_idle(&labels.name) {
@@ -245,10 +257,14 @@ impl Sandboxes {
                 continue;
             }
             match docker.remove_network(&network.info.id).await {
-                Ok(()) => removed.push(format!("the network {}", network.name)),
+                Ok(()) => {
+                    removed.push(format!("the network {}", network.name));
+                    networks.remove(network.info.id.as_str());
+                }
                 Err(error) => tracing::warn!("{}", docker_fault(&error)),
             }
         }
+        removed.extend(self.remove_bridges(networks.into_values()).await);
         removed.extend(self.remove_folders().await);
         if !removed.is_empty() {
             let text = format!("removed what was left: {}", removed.join(", "));
@@ -262,6 +278,30 @@ impl Sandboxes {
         {
             tracing::warn!("the network rules that were left cannot be removed: {error}");
         }
+    }
+
+    fn key(&self, id: &SandboxId) -> Option<NetKey> {
+        NetKey::new(self.0.parts.server.as_str(), id.as_str()).ok()
+    }
+
+    /// Removes the bridges of this server that are of none of these sandboxes, nor of one that runs, is launched or is stopped:
+    /// what Docker leaves of a request that was cut short.
+    async fn remove_bridges(&self, have_networks: impl Iterator<Item = &SandboxId>) -> Vec<String> {
+        let mut known: BTreeSet<SandboxId> = have_networks.cloned().collect();
+        let _sweep = self.0.sweep.lock().await;
+        known.extend(self.slots().iter().map(|slot| slot.id.clone()).filter(|id| !self.is_idle(id)));
+        let known: BTreeSet<NetKey> = known.iter().filter_map(|id| self.key(id)).collect();
+        let mut removed = Vec::new();
+        for key in bridges().into_iter().filter(|key| self.0.parts.server.as_str().starts_with(key.server())) {
+            if known.contains(&key) {
+                continue;
+            }
+            match self.0.guard.release(key.clone()).await {
+                Ok(()) => removed.push(format!("the bridge {}", key.bridge())),
+                Err(error) => tracing::warn!("the bridge {} cannot be removed: {error}", key.bridge()),
+            }
+        }
+        removed
     }
 
     /// The folders of sandboxes that neither run nor are being launched.

@@ -105,7 +105,7 @@ impl Guard {
         self.ask(|reply| Command::Hold(isolations, reply)).await
     }
 
-    /// Removes the rules of a sandbox; returns when they are gone.
+    /// Removes the rules of a sandbox whose network is gone, and its bridge if Docker left that; returns when they are gone.
     pub(super) async fn release(&self, key: NetKey) -> Result<(), String> {
         self.ask(|reply| Command::Release(key, reply)).await
     }
@@ -133,7 +133,7 @@ impl Task {
                     self.expire();
                     if self.retry.is_some_and(|at| at <= Instant::now()) {
                         self.retry = None;
-                        self.tell().await;
+                        self.tell(Vec::new()).await;
                     }
                 }
             }
@@ -141,24 +141,25 @@ impl Task {
     }
 
     async fn command(&mut self, command: Command) {
-        let reply = match command {
+        let (gone, reply) = match command {
             Command::Hold(isolations, reply) => {
                 self.hold.extend(isolations.into_iter().map(|isolation| (isolation.key().clone(), isolation)));
-                reply
+                (Vec::new(), reply)
             }
             Command::Release(key, reply) => {
                 self.hold.remove(&key);
-                reply
+                (vec![key], reply)
             }
         };
         self.revision += 1;
         self.waiters.push(Waiter { revision: self.revision, since: Instant::now(), reply });
-        self.tell().await;
+        self.tell(gone).await;
     }
 
-    /// Tells the guard what is to be in force; starts one when there is none.
-    async fn tell(&mut self) {
-        if let Err(error) = self.try_tell().await {
+    /// Tells the guard what is to be in force; starts one when there is none. What is `gone` is said once: a sandbox of the same
+    /// name may be launched as soon as the answer has come.
+    async fn tell(&mut self, gone: Vec<NetKey>) {
+        if let Err(error) = self.try_tell(gone).await {
             self.connection = None;
             let error = format!("the guard cannot be reached: {error}");
             for waiter in self.waiters.drain(..) {
@@ -172,7 +173,7 @@ impl Task {
         }
     }
 
-    async fn try_tell(&mut self) -> Result<(), String> {
+    async fn try_tell(&mut self, gone: Vec<NetKey>) -> Result<(), String> {
         if self.connection.is_none() {
             let connected = tokio::time::timeout(DEADLINE, connect(&self.docker_host, &self.spec)).await;
             let connected = connected.map_err(|_| format!("it did not start within {DEADLINE:?}"))?;
@@ -183,6 +184,7 @@ impl Task {
             revision: self.revision,
             server: self.prefix.clone(),
             hold: self.hold.values().cloned().collect(),
+            gone,
         };
         let mut line = serde_json::to_vec(&command).map_err(|error| error.to_string())?;
         line.push(b'\n');

@@ -244,6 +244,12 @@ impl Sandboxes {
         };
 
         progress.step("making the network");
+        drop(self.0.sweep.lock().await);
+        // Docker would take a bridge that is there for somebody else's, and leave it when the network goes.
+        if Path::new("/sys/class/net").join(key.bridge()).exists() {
+            let released = self.0.guard.release(key.clone()).await;
+            released.map_err(|error| other(format!("a bridge is left of an earlier sandbox of this name: {error}")))?;
+        }
         let network_spec = NetworkSpec { server: parts.server.clone(), sandbox: labels.clone(), bridge: key.bridge() };
         made.network = Some(spec::network_name(&slot.id));
         let network = docker.create_network(&network_spec).await.inspect_err(|error| {

@@ -90,6 +90,7 @@ impl Sandboxes {
         {
             problems.push(docker_fault(&error));
         }
+        let mut network_is_gone = made.network.is_none();
         if made.source
             && let Err(error) = self.change_sources(SourceChangeKind::Remove(id.clone())).await
         {
@@ -105,16 +106,19 @@ impl Sandboxes {
         if let Some(dns) = made.dns {
             dns.fire();
         }
-        if let (Some(docker), Some(network)) = (&docker, &made.network)
-            && let Err(error) = docker.remove_network(network).await
-        {
-            problems.push(docker_fault(&error));
+        if let (Some(docker), Some(network)) = (&docker, &made.network) {
+            match docker.remove_network(network).await {
+                Ok(()) => network_is_gone = true,
+                Err(error) => problems.push(docker_fault(&error)),
+            }
         }
-        // With the bridge gone the rules are about nothing; before that they would be missed.
-        if let Some(key) = made.rules
-            && let Err(error) = self.0.guard.release(key).await
-        {
-            problems.push(format!("its network rules could not be removed: {error}"));
+        // With the network gone the rules are about nothing; before that they would be missed.
+        if let Some(key) = made.rules {
+            if !network_is_gone {
+                problems.push("its network is not gone, so its rules stay in force".to_owned());
+            } else if let Err(error) = self.0.guard.release(key).await {
+                problems.push(format!("its network rules could not be removed: {error}"));
+            }
         }
         if let Some(inside) = made.inside {
             let path: PathBuf = inside.path().to_owned();

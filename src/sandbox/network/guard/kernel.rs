@@ -123,6 +123,36 @@ pub(super) fn repair(
     errors
 }
 
+/// Removes what is left of these sandboxes' bridges; what could not be removed, and why.
+///
+/// Docker leaves a bridge that was there before its network was made, as after a request that was cut short.
+pub(super) fn remove_bridges(gone: &[NetKey]) -> Result<(), String> {
+    let mut problems = Vec::new();
+    for bridge in gone.iter().map(NetKey::bridge).filter(|bridge| exists(bridge)) {
+        if let Err(error) = remove_bridge(&bridge)
+            && exists(&bridge)
+        {
+            problems.push(format!("the bridge {bridge} is left: {error}"));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+}
+
+fn remove_bridge(bridge: &str) -> Result<(), String> {
+    let output = run("ip", &["-json", "link", "show", "master", bridge], "").map_err(|error| error.to_string())?;
+    let links: Vec<serde_json::Map<String, serde_json::Value>> = match output.trim_ascii() {
+        b"" => Vec::new(),
+        listed => serde_json::from_slice(listed).map_err(|error| unreadable("ip", &error).to_string())?,
+    };
+    // Of the interfaces that are not its ports, `ip` gives empty objects.
+    let ports = links.iter().filter(|link| !link.is_empty()).count();
+    if ports > 0 {
+        return Err(format!("{ports} interfaces are connected to it"));
+    }
+    run("ip", &["link", "delete", "dev", bridge, "type", "bridge"], "").map_err(|error| error.to_string())?;
+    Ok(())
+}
+
 /// Returns a rule of another program that is in the way.
 fn repair_rules(command: &GuardCommand) -> Result<Option<String>, ToolError> {
     let _lock = lock()?;
