@@ -127,9 +127,6 @@ pub enum ServeError {
     /// The configuration is wrong: each problem with its line.
     #[error("{0}")]
     Config(#[from] Diagnostics),
-    /// Another server uses the state or the runtime folder: when that one ends, a new try succeeds.
-    #[error(transparent)]
-    Taken(anyhow::Error),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
@@ -206,9 +203,9 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
 
     sockets::private_dir(&options.state_dir)?;
     sockets::private_dir(&options.runtime_dir)?;
-    let mut locks = vec![sockets::lock(&options.state_dir)?];
+    let mut locks = vec![sockets::lock(&options.state_dir).await?];
     if !same_folder(&options.state_dir, &options.runtime_dir) {
-        locks.push(sockets::lock(&options.runtime_dir)?);
+        locks.push(sockets::lock(&options.runtime_dir).await?);
     }
 
     // Which sandboxes run is known before anything is served: an Envoy that is taken over keeps their listeners.

@@ -51,7 +51,7 @@ async fn a_second_server_on_the_same_folders_is_refused_and_the_first_goes_on() 
         command.arg(server.vault_file()).arg("--state-dir").arg(state).arg("--runtime-dir").arg(runtime);
         let output = fails(&mut command).await;
         let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(75), "{what}: {error}");
+        assert_eq!(output.status.code(), Some(1), "{what}: {error}");
         assert!(error.contains(&format!("another agent-creds server (process {})", server.pid())), "{what}: {error}");
         assert!(error.contains(shared.to_str().unwrap()), "{what}: {error}");
         assert!(error.contains("--state-dir") && error.contains("--runtime-dir"), "{what}: {error}");

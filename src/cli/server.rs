@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 
 use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir, xdg};
 use crate::config::{self, Sources, VaultSource};
-use crate::control::TAKEN_STATUS;
 use crate::domain::macaroon::{TokenPrefix, TokenPrefixError};
 use crate::domain::names::{SandboxId, SandboxIdError};
 use crate::envoy::{self, Protocol};
@@ -259,10 +258,6 @@ fn run_server(args: Serve) -> anyhow::Result<ExitCode> {
         Err(ServeError::Config(diagnostics)) => {
             let _ = writeln!(std::io::stderr(), "{diagnostics}");
             anyhow::bail!("the configuration is wrong, so nothing was started")
-        }
-        Err(ServeError::Taken(error)) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            Ok(ExitCode::from(TAKEN_STATUS))
         }
         Err(ServeError::Other(error)) => Err(error),
     }

@@ -2,8 +2,8 @@
 
 pub mod client;
 
-/// The exit status of a server that did not start because another one uses its folders: EX_TEMPFAIL of sysexits(3).
-pub const TAKEN_STATUS: u8 = 75;
+/// The file in the state and in the runtime folder that a server holds locked (flock(2)) until it ends, however it ends.
+pub const LOCK_FILE: &str = "lock";
 
 /// The messages and services of `proto/agentcreds/v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]

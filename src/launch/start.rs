@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::{Client, LaunchError, Progress, Report};
-use crate::control::TAKEN_STATUS;
+use crate::control::LOCK_FILE;
 use crate::control::client::{ConnectError, connect};
 use crate::control::v1::{GetStatusRequest, GetStatusResponse};
 use crate::envoy;
@@ -35,10 +35,9 @@ const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often is looked again.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long another server may hold the folders and not answer, because it is ending or starting; and how often it is tried to
-/// start one meanwhile.
+/// How long a server may hold its folders and not answer, because it is ending or starting, before another one is started, which
+/// then says why it cannot.
 const TAKEN: Duration = Duration::from_secs(15);
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// Where the server is, and what is needed to start it.
 #[derive(Debug, Clone)]
@@ -90,36 +89,40 @@ pub async fn server(place: &Place, report: Report<'_>) -> Result<(Client, GetSta
         return Ok(found);
     }
     report(Progress::Step("starting the server".to_owned()));
+    let patience = Instant::now() + TAKEN;
+    while [&place.state_dir, &place.runtime_dir].into_iter().any(|folder| is_taken(folder)) && Instant::now() < patience
+    {
+        tokio::time::sleep(LOOK).await;
+        if let Some(found) = running(place).await? {
+            return Ok(found);
+        }
+    }
     let log = place.runtime_dir.join(LOG);
     let (file, begin) = open_log(&log)?;
-    let start = || {
-        let log = file.try_clone().map_err(|source| LaunchError::Io { action: "open", path: log.clone(), source })?;
-        spawn(place, &program, log)
-    };
-    let mut child = start()?;
-    let (deadline, patience) = (Instant::now() + START, Instant::now() + TAKEN);
-    let (mut ended, mut taken) = (None, false);
+    let mut child = spawn(place, &program, file)?;
+    let deadline = Instant::now() + START;
+    let mut ended = None;
     while Instant::now() < deadline {
         if let Some(found) = running(place).await? {
             return Ok(found);
         }
         if let Some((how, since)) = &ended {
-            // It ended because another holds the folders, which is either starting, or ending.
-            if taken && Instant::now() < patience {
-                if Instant::now().duration_since(*since) > AGAIN {
-                    child = start()?;
-                    ended = None;
-                }
-            } else if Instant::now().duration_since(*since) > Duration::from_secs(1) {
+            // Another may be starting that was not started here: it holds the folders, so that this one ended.
+            if Instant::now().duration_since(*since) > Duration::from_secs(1) {
                 return Err(LaunchError::ServerEnded { how: String::clone(how), tail: tail(&log, begin), log });
             }
         } else if let Ok(Some(status)) = child.try_wait() {
-            taken = status.code() == Some(TAKEN_STATUS.into());
             ended = Some((status.to_string(), Instant::now()));
         }
         tokio::time::sleep(LOOK).await;
     }
     Err(LaunchError::ServerSilent { seconds: START.as_secs(), tail: tail(&log, begin), log })
+}
+
+/// Whether a server holds this folder.
+fn is_taken(folder: &Path) -> bool {
+    let file = OpenOptions::new().write(true).open(folder.join(LOCK_FILE));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Beside this program, else on `PATH`.

@@ -4,14 +4,18 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::UnixListener;
 
-use super::ServeError;
+use crate::control::LOCK_FILE;
 
 /// The longest path that a unix socket address holds (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// How long a lock is tried for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Makes `dir`, or checks that nobody else can get at what is in it.
 pub(super) fn private_dir(dir: &Path) -> anyhow::Result<()> {
@@ -32,8 +36,8 @@ pub(super) fn private_dir(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Holds a folder for this process until it ends, however it ends.
-pub(super) fn lock(dir: &Path) -> Result<File, ServeError> {
-    let path = dir.join("lock");
+pub(super) async fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join(LOCK_FILE);
     let mut file = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -42,20 +46,30 @@ pub(super) fn lock(dir: &Path) -> Result<File, ServeError> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    if let Err(error) = file.try_lock() {
+    let begun = tokio::time::Instant::now();
+    let locked = loop {
+        match file.try_lock() {
+            // Whoever looks whether a server runs holds it for a moment.
+            Err(fs::TryLockError::WouldBlock) if begun.elapsed() < LOCK_PATIENCE => {
+                tokio::time::sleep(LOCK_PATIENCE / 10).await;
+            }
+            outcome => break outcome,
+        }
+    };
+    if let Err(error) = locked {
         let mut owner = String::new();
         let _ = file.read_to_string(&mut owner);
-        return Err(match error {
-            fs::TryLockError::WouldBlock => ServeError::Taken(anyhow::anyhow!(
+        match error {
+            fs::TryLockError::WouldBlock => bail!(
                 "another agent-creds server{} uses {}; stop it, or give this one folders of its own with --state-dir and \
                  --runtime-dir",
                 owner.trim().parse::<u32>().map(|pid| format!(" (process {pid})")).unwrap_or_default(),
                 dir.display()
-            )),
+            ),
             fs::TryLockError::Error(error) => {
-                ServeError::Other(anyhow::Error::new(error).context(format!("cannot lock {}", path.display())))
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
-        });
+        }
     }
     file.set_len(0)
         .and_then(|()| file.rewind())
