@@ -103,14 +103,14 @@ pub(super) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_folder_has_one_server() {
+    #[tokio::test]
+    async fn a_folder_has_one_server() {
         let dir = tempfile::tempdir().unwrap();
-        let held = lock(dir.path()).unwrap();
-        let error = lock(dir.path()).unwrap_err().to_string();
+        let held = lock(dir.path()).await.unwrap();
+        let error = lock(dir.path()).await.unwrap_err().to_string();
         assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
         drop(held);
-        lock(dir.path()).unwrap();
+        lock(dir.path()).await.unwrap();
     }
 
     #[test]
