@@ -83,7 +83,7 @@ if [[ $what == test ]]; then
     check_namespaces
     sdk_venv
     "$root/sandbox-image/helpers.sh" debug
-    "$root/sandbox-image/images.sh"
+    "$root/sandbox-image/images.sh" test
     "$root/sandbox-image/gvisor.sh"
 elif has_docker; then
     "$root/sandbox-image/helpers.sh" release

@@ -2,6 +2,8 @@
 # Builds the images: agent-creds-sandbox, what a sandbox runs unless its config names another, and agent-creds-envoy. Each carries
 # the hash of what it was made from, and is made again when that changed.
 #
+#   sandbox-image/images.sh [test]    with `test` agent-creds-test-java, too, which only the tests need
+#
 #   BASE=IMAGE    what both are made from, with apt in it (default debian:bookworm-slim)
 set -euo pipefail
 # shellcheck source=common.sh
@@ -44,6 +46,10 @@ image() {
 }
 
 image agent-creds-sandbox sandbox-image/Dockerfile --build-arg UID="$uid" --build-arg GID="$gid"
+if [[ ${1:-} == test ]]; then
+    base_id=$(docker image inspect --format '{{.Id}}' agent-creds-sandbox)
+    image agent-creds-test-java integration/sandbox/java.Dockerfile
+fi
 envoy=$("$root/envoy/fetch.sh")
 cp --reflink=auto "$envoy" "$context/envoy"
 chmod 755 "$context/envoy"

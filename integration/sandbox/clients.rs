@@ -128,6 +128,37 @@ fn clients_work_unmodified_with_gvisor() {
     clients_work_unmodified("runsc");
 }
 
+/// Cargo, the one that compiled this, with a registry that wants a token: its index and its answer are files of the upstream.
+fn cargo_works(world: &World, files: &Path) {
+    let sysroot = run(Command::new("rustc").args(["--print", "sysroot"])).stdout;
+    fs::copy(Path::new(sysroot.trim()).join("bin/cargo"), world.path("shop/cargo")).unwrap();
+    let registry = "https://git.example.com/files";
+    let config = format!(r#"{{"dl": "{registry}/dl", "api": "{registry}", "auth-required": true}}"#);
+    let answer =
+        r#"{"crates": [{"name": "tiny", "max_version": "1.2.3", "description": "small"}], "meta": {"total": 1}}"#;
+    for (file, text) in [("index/config.json", config.as_str()), ("api/v1/crates", answer)] {
+        fs::create_dir_all(files.join(file).parent().unwrap()).unwrap();
+        fs::write(files.join(file), text).unwrap();
+    }
+    let search = format!(
+        "CARGO_HOME=/tmp/cargo CARGO_REGISTRIES_OURS_INDEX=sparse+{registry}/index/ CARGO_REGISTRIES_OURS_TOKEN=$GIT_TOKEN \
+         CARGO_REGISTRIES_OURS_CREDENTIAL_PROVIDER=cargo:token ./cargo search tiny --registry ours"
+    );
+    let basic = format!("Basic {}", STANDARD.encode(format!("robot:{GIT_PASSWORD}")));
+    assert!(works(world, &search, "authorization", &basic).contains("tiny = \"1.2.3\""));
+}
+
+#[test]
+fn cargo_and_java_work_unmodified() {
+    let files = tempfile::tempdir().unwrap();
+    let world = World::with("runc", UpstreamConfig::new(&HOSTS).files(files.path()));
+    world.project("shop", "image = \"agent-creds-test-java\"", TOKENS, &HOSTS);
+    cargo_works(&world, files.path());
+    fs::copy(Path::new(ROOT).join("integration/sandbox/Client.java"), world.path("shop/Client.java")).unwrap();
+    let said = works(&world, "java Client.java", "authorization", &format!("Bearer {STRIPE_KEY}"));
+    assert!(said.contains("ch_test") && said.ends_with("unreachable"), "{said}");
+}
+
 /// Status and answer of a request with this token, from inside.
 fn asks(world: &World, project: &str, token: &str) -> String {
     let curl = "curl -sS -w ' %{http_code}' https://api.stripe.com/v1/charges -H";
