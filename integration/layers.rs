@@ -15,7 +15,7 @@ const LEAVES: [&str; 3] = ["metrics", "telemetry", "shutdown"];
 /// Put the adapters together.
 const ROOTS: [&str; 3] = ["server", "launch", "cli"];
 /// Crates that do input or output, or draw random numbers: none of them is `domain`'s.
-const IMPURE_CRATES: [&str; 16] = [
+const IMPURE_CRATES: [&str; 17] = [
     "arc_swap",
     "bollard",
     "clap",
@@ -27,6 +27,7 @@ const IMPURE_CRATES: [&str; 16] = [
     "notify",
     "prometheus",
     "ratatui",
+    "rusqlite",
     "rustix",
     "tokio",
     "tokio_stream",

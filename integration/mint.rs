@@ -306,3 +306,95 @@ fn help_has_examples_and_completions_are_there() {
         assert!(mint.ok(&["completions", shell]).contains("show-caveats"), "{shell}");
     }
 }
+
+#[test]
+fn what_is_made_is_in_the_log_and_can_be_revoked() {
+    let mint = Mint { variables: vec![("USER", "ann\u{1b}")], ..Mint::new() };
+    assert_eq!(mint.ok(&["list"]), "no token was made with this state folder\n");
+    let token = mint.ok(&["--hosts", "api.stripe.com", "--sandbox", "box", "--valid-for", "1h"]);
+    let earlier = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - 7200;
+    let expired = mint.ok(&["--not-before", &earlier.to_string(), "--valid-for", "1h"]);
+    let id = mint.inspect(&token)["id"].as_str().unwrap().to_owned();
+    let listed = mint.ok(&["list"]);
+    for text in
+        [id.as_str(), "good until ", "by ann\\u{1b}, with mint, key primary", "  hosts api.stripe.com", "1 more"]
+    {
+        assert!(listed.contains(text), "{text}: {listed}");
+    }
+    assert!(!listed.contains(token.trim()) && !listed.contains('\u{1b}'), "{listed}");
+    let all: Value = serde_json::from_str(&mint.ok(&["list", "--all", "--json"])).unwrap();
+    assert_eq!((&all[0]["state"], &all[1]["state"]), (&json!("expired"), &json!("good")), "the newest first");
+    assert_eq!(all[1]["sandbox"], "box");
+
+    let revoked = mint.run_with_input(&["revoke", "-"], &token);
+    assert_eq!((revoked.code, revoked.err.as_str()), (0, ""));
+    assert!(revoked.out.starts_with(&format!("revoked {id}\n")), "{}", revoked.out);
+    assert!(mint.ok(&["list", "--all"]).contains("  revoked 20"));
+    let again: Value = serde_json::from_str(&mint.ok(&["revoke", &id, "--json"])).unwrap();
+    assert_eq!((&again["was_revoked"], &again["issued_here"]), (&json!(true), &json!(true)));
+    let unknown = mint.run(&["revoke", &"ab".repeat(16)]);
+    assert!(unknown.code == 0 && unknown.err.contains("not in the log"), "{}", unknown.err);
+    for bad in ["nonsense", "acm_nonsense", "abcd"] {
+        let outcome = mint.run(&["revoke", bad]);
+        assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{bad}");
+        assert!(outcome.err.contains("neither a token nor the id"), "{}", outcome.err);
+    }
+    // Of what is made, nothing is on the disk.
+    let state = mint.key_file().parent().unwrap().to_owned();
+    for entry in std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()) {
+        let content = String::from_utf8_lossy(&std::fs::read(&entry).unwrap()).into_owned();
+        for token in [&token, &expired] {
+            assert!(!content.contains(&token.trim()[4..]), "{}", entry.display());
+        }
+        assert_eq!(mode(&entry) & 0o077, 0, "{}", entry.display());
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_makes_no_token() {
+    let mint = Mint::with_key();
+    mint.ok(&["--valid-for", "1h"]);
+    let log = mint.key_file().with_file_name("tokens.db");
+    std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
+    let outcome = mint.run(&[]);
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""));
+    assert!(outcome.err.contains("chmod 600"), "{}", outcome.err);
+    std::fs::remove_file(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    assert_eq!(mint.run(&[]).code, 1);
+}
+
+#[test]
+fn keys_come_and_go() {
+    let mint = Mint::new();
+    let old = mint.ok(&["--valid-for", "1h"]);
+    let made = mint.run(&["keys", "new"]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let id = made.out.trim();
+    let new = mint.ok(&["--valid-for", "1h"]);
+    assert_eq!(mint.inspect(&new)["key_id"], id);
+    assert_eq!(
+        (&mint.inspect(&old)["signature"], &mint.inspect(&new)["signature"]),
+        (&json!("valid"), &json!("valid"))
+    );
+    let keys: Value = serde_json::from_str(&mint.ok(&["keys", "list", "--json"])).unwrap();
+    let entry = |id: &str, current| json!({ "id": id, "current": current, "good_tokens": 1 });
+    assert_eq!(keys, json!([entry(id, true), entry("primary", false)]));
+    for (words, text) in [
+        (["keys", "retire", id], "new tokens are signed with"),
+        (["keys", "retire", "primary"], "--force"),
+        (["keys", "retire", "nobody"], "there is no key `nobody`"),
+        (["keys", "new", id], "already"),
+        (["keys", "new", "primary"], "already"),
+    ] {
+        let outcome = mint.run(&words);
+        assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{words:?}");
+        assert!(outcome.err.contains(text), "{words:?}: {}", outcome.err);
+    }
+    assert_eq!(mint.run(&["keys", "new", "../x"]).code, 2);
+    mint.ok(&["keys", "retire", "primary", "--force"]);
+    assert_eq!(mint.inspect(&old)["signature"], "invalid");
+    assert_eq!(mint.inspect(&new)["signature"], "valid");
+    assert!(!mint.key_file().exists());
+    assert_eq!(mint.inspect(&mint.ok(&[]))["key_id"], id);
+}

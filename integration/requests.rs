@@ -5,6 +5,7 @@ mod bodies;
 mod injection;
 mod paths;
 mod placement;
+mod revocation;
 mod smuggling;
 mod streams;
 mod transparency;

@@ -16,6 +16,7 @@ mod control;
 mod envoy_container;
 mod harden;
 mod http;
+mod issuing;
 mod leaves;
 mod sandboxes;
 mod sockets;
@@ -42,12 +43,13 @@ pub use self::apply::Environment;
 use self::control::ControlService;
 use self::envoy_container::EnvoyContainer;
 use self::http::Pages;
+use self::issuing::Followed;
 use self::leaves::LeafSource;
 use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
 use self::status::Status;
 use crate::config::{self, Diagnostics, Loaded, Loader, Sources, VaultConfig};
 use crate::control::v1::control_server::ControlServer;
-use crate::domain::macaroon::{KeyId, Keyring, TokenPrefix};
+use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
 use crate::metrics::ServerMetrics;
 use crate::pki::{Ca, LeafSchedule};
@@ -218,8 +220,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let loaded = loader.loaded();
 
     let state = StateDir::open(&options.state_dir).context("cannot use the state folder")?;
-    let signing_key = options.signing_key.as_ref().map(|key| key.as_str());
-    let key = state.signing_key(signing_key).context("cannot get the key that tokens are signed with")?;
+    let Followed { issuing, revocations, keys } = issuing::follow(&state, options.signing_key)?;
     let ca_dir = options.state_dir.join("ca");
     let ca = Ca::load_or_create(&ca_dir, SystemTime::now()).context("cannot get the certificate authority")?;
 
@@ -275,7 +276,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let status = Arc::new(Status::new(xds.connections(), supervisor.as_ref().map(KeptEnvoy::pid)));
     let schedule = LeafSchedule::new(options.leaf_lifetime);
     let mut applier = Applier {
-        keyring: Keyring::single(&key),
+        keys: keys.clone(),
+        revocations,
         prefix: options.prefix.clone(),
         strict: options.strict,
         environment: options.environment,
@@ -313,7 +315,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         loaded: loaded_rx,
         trust: trust_rx,
         status: Arc::clone(&status),
-        mint: TokenMint { key, key_id: KeyId::default(), prefix: options.prefix },
+        mint: TokenMint { keys, prefix: options.prefix },
+        issuing,
         strict: options.strict,
     };
     let (sandboxes, alarms) = Sandboxes::new(parts, guard, prefix, &left);
@@ -467,6 +470,7 @@ async fn keep_applied(
 ) {
     let mut renewal = tokio::time::interval(schedule.check_interval());
     let mut ca_check = tokio::time::interval(Duration::from_secs(1));
+    let mut keys = applier.keys.clone();
     let stopped = stopping.wait();
     tokio::pin!(stopped);
     loop {
@@ -481,6 +485,10 @@ async fn keep_applied(
                 let now = Arc::clone(&loaded.borrow_and_update());
                 // With thousands of upstreams this takes a while: checks go on, on the other threads.
                 tokio::task::block_in_place(|| applier.apply(&now));
+            }
+            Ok(()) = keys.changed() => {
+                let now = Arc::clone(&loaded.borrow());
+                tokio::task::block_in_place(|| applier.rekey(&now));
             }
             _ = renewal.tick() => {
                 let now = Arc::clone(&loaded.borrow());

@@ -188,4 +188,25 @@ fn a_token_is_for_one_life_of_one_sandbox() {
     let said = asks(&world, "shop", &shop);
     assert!(said.contains("sandbox not allowed") && said.ends_with(" 403"), "{said}");
     assert_eq!(world.forwarded().len(), 3, "what was refused never left");
+
+    // Each is in the log of tokens, with its sandbox, and can be revoked.
+    let mint = |words: &[&str]| {
+        let mut command = world.command(env!("CARGO_BIN_EXE_mint"), "shop");
+        let output = run(command.args(words).arg("--state-dir").arg(world.path("state")));
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let listed: Value = serde_json::from_str(&mint(&["list", "--json"])).unwrap();
+    let of = |project: &str| {
+        let sandbox = format!("{}/", world.name(project));
+        let tokens = listed.as_array().unwrap().iter();
+        tokens.filter(|token| token["sandbox"].as_str().unwrap().starts_with(&sandbox)).count()
+    };
+    // Five for each life; the first life of `shop` is over, and its tokens are good for nothing.
+    assert_eq!((of("shop"), of("other")), (10, 5), "{listed:#}");
+    mint(&["revoke", &again]);
+    let begun = std::time::Instant::now();
+    while !asks(&world, "shop", &again).contains("token revoked") {
+        assert!(begun.elapsed() < super::world::PATIENCE, "it is not refused");
+    }
 }

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use super::caveats::{Window, caveat_as_json};
 use crate::domain::macaroon::caveat::UnixTime;
-use crate::domain::macaroon::{Keyring, Macaroon, Token, verify};
-use crate::domain::secret::SigningKey;
-use crate::state::StateError;
+use crate::domain::macaroon::{Macaroon, Token, verify};
+use crate::state::{SigningKeys, StateError};
 
 /// What is known of a token's signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,10 +21,10 @@ pub enum Signature {
 }
 
 impl Signature {
-    /// Verifies the token when there is a key.
-    pub fn of(token: &Token, key: Result<Option<SigningKey>, StateError>) -> Self {
-        match key {
-            Ok(Some(key)) => match verify(token, &Keyring::single(&key)) {
+    /// Verifies the token when there are keys.
+    pub fn of(token: &Token, keys: Result<Option<SigningKeys>, StateError>) -> Self {
+        match keys {
+            Ok(Some(keys)) => match verify(token, &keys.keyring()) {
                 Ok(_) => Self::Valid,
                 Err(error) => Self::Invalid(error.to_string()),
             },

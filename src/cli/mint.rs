@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 use super::Environment;
 use super::caveats::caveat_as_json;
 use super::inspect::{self, Signature};
+use super::issued;
+use super::keys::{self, KeysCommand};
 use super::moment::{LATEST, Moment, Span};
 use crate::domain::macaroon::caveat::UnixTime;
 use crate::domain::macaroon::{
@@ -19,7 +21,7 @@ use crate::domain::macaroon::{
 };
 use crate::domain::names::{HostPattern, Method, SandboxId};
 use crate::domain::policy::PathPattern;
-use crate::state::{StateDir, StateError, existing_signing_key};
+use crate::state::{IssuedToken, KeysError, StateDir, StateError, TokenLog, TokenLogError, existing_signing_keys};
 
 /// The validity of a new token when nobody says: a day.
 const DEFAULT_VALIDITY: &str = "24h";
@@ -30,6 +32,9 @@ Examples:
   mint --hosts api.stripe.com,api.openai.com --paths '/v1/**' --sandbox myproject
   mint inspect acm_…
   mint --hosts api.stripe.com | mint attenuate - --methods GET | mint inspect -
+  mint list                            what was made here and is good
+  mint revoke 4f0c…                    a token or its id; and everything narrowed from it
+  mint keys new && mint keys list      another key signs from now on; the old ones go on until `mint keys retire ID`
 
 Environment:
   MACAROON_SIGNING_KEY  the signing key, 32 bytes or more in base64 (default: signing.key in the state folder, made on first use)
@@ -74,6 +79,35 @@ enum Command {
         limits: LimitArgs,
         #[command(flatten)]
         output: OutputArgs,
+    },
+    /// Revokes a token, and so everything that was narrowed from it; in force within a second, for good
+    Revoke {
+        /// The token or its id, or `-` to read either from standard input
+        token: TokenArg,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Lists the tokens that were made here and are good; never the tokens themselves
+    List {
+        /// Those that have expired or were revoked, too
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Signing keys: a new one signs from the moment it is there, the others go on until they are retired
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+        /// The state folder, which holds the keys [default: $XDG_STATE_HOME/agent-creds or ~/.local/state/agent-creds]
+        #[arg(long, value_name = "DIR", global = true)]
+        state_dir: Option<PathBuf>,
     },
     /// Prints a completion script for a shell
     Completions {
@@ -146,9 +180,23 @@ pub enum MintCliError {
     /// The signing key or the state folder cannot be used.
     #[error("cannot get the signing key")]
     State(#[from] StateError),
+    /// The signing keys cannot be changed.
+    #[error("cannot change the signing keys")]
+    Keys(#[from] KeysError),
+    /// Tokens that somebody holds would break.
+    #[error(
+        "{0} tokens that are good were signed with the key `{1}`: they would hold no more; `mint list` shows them, --force retires it all the same"
+    )]
+    InUse(u64, KeyId),
+    /// The log of tokens cannot be used.
+    #[error(transparent)]
+    Log(#[from] TokenLogError),
     /// The token given is none.
     #[error("cannot read the token")]
     Token(#[from] TokenError),
+    /// What is to be revoked is neither a token nor an id.
+    #[error("this is neither a token nor the id of one (32 hexadecimal digits)")]
+    TokenOrId(#[source] TokenError),
     /// No token can be made like this.
     #[error("cannot make the token")]
     Mint(#[from] MintError),
@@ -189,10 +237,14 @@ pub fn run(args: Args, environment: &Environment, now: i64, streams: &mut Stream
         None => {
             let restrictions = args.limits.for_new_token(now)?;
             let state = StateDir::open(args.state.path(environment)?)?;
-            let key = state.signing_key(environment.signing_key.as_ref().map(|text| text.as_str()))?;
+            let keys = state.signing_keys(environment.signing_key())?;
+            let (id, key) = keys.current();
             let mut random = [0; 16];
             getrandom::fill(&mut random)?;
-            let token = mint(&key, &KeyId::default(), random, &restrictions)?.into();
+            let token = Token::from(mint(key, id, random, &restrictions)?);
+            // Nobody has a token that is not in the log.
+            let issued = IssuedToken::of(&token.macaroon, now, environment.issuer());
+            TokenLog::open(state.path())?.record(&[issued])?;
             print_token(&token, &prefix, &args.output, streams)
         }
         Some(Command::Attenuate { token, limits, output }) => {
@@ -205,11 +257,28 @@ pub fn run(args: Args, environment: &Environment, now: i64, streams: &mut Stream
         }
         Some(Command::Inspect { token, json, state }) => {
             let token = Token::parse(&token.read(streams)?, &prefix)?;
-            let variable = environment.signing_key.as_ref().map(|text| text.as_str());
             // Inspecting makes nothing, and goes on without a key.
-            let key = state.path(environment).and_then(|path| existing_signing_key(&path, variable));
-            inspect::show(&token, &Signature::of(&token, key), now, json, streams.output)?;
+            let keys = state.path(environment);
+            let keys = keys.and_then(|path| existing_signing_keys(&path, environment.signing_key()));
+            inspect::show(&token, &Signature::of(&token, keys), now, json, streams.output)?;
             Ok(())
+        }
+        Some(Command::Revoke { token, json, state }) => {
+            let text = token.read(streams)?;
+            let id = match text.parse() {
+                Ok(id) => id,
+                Err(_) => Token::parse(&text, &prefix).map_err(MintCliError::TokenOrId)?.id(),
+            };
+            let state = StateDir::open(state.path(environment)?)?;
+            issued::revoke(&TokenLog::open(state.path())?, id, now, &environment.issuer(), json, streams)
+        }
+        Some(Command::List { all, json, state }) => {
+            let state = StateDir::open(state.path(environment)?)?;
+            issued::list(&TokenLog::open(state.path())?.all()?, all, json, now, streams.output)
+        }
+        Some(Command::Keys { command, state_dir }) => {
+            let state = StateDir::open(StateArgs { state_dir }.path(environment)?)?;
+            keys::run(command, &state, environment.signing_key(), now, streams)
         }
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Args::command(), "mint", streams.output);

@@ -10,6 +10,10 @@ mod folders;
 #[cfg(feature = "host")]
 pub mod inspect;
 #[cfg(feature = "host")]
+mod issued;
+#[cfg(feature = "host")]
+mod keys;
+#[cfg(feature = "host")]
 pub mod mint;
 pub mod moment;
 #[cfg(feature = "host")]
@@ -30,6 +34,8 @@ pub struct Environment {
     pub xdg_state_home: Option<OsString>,
     /// `HOME`.
     pub home: Option<OsString>,
+    /// `USER`, or `LOGNAME`: who asks, for the log of tokens. Nothing rests on it.
+    pub user: Option<String>,
 }
 
 impl Environment {
@@ -41,6 +47,18 @@ impl Environment {
             token_prefix: text("TOKEN_PREFIX").filter(|prefix| !prefix.is_empty()),
             xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
             home: std::env::var_os("HOME"),
+            user: text("USER").or_else(|| text("LOGNAME")).filter(|user| !user.is_empty()),
         }
+    }
+
+    /// `MACAROON_SIGNING_KEY`, if it is set.
+    pub fn signing_key(&self) -> Option<&str> {
+        self.signing_key.as_ref().map(|text| text.as_str())
+    }
+
+    /// Who asks, for the log of tokens: at most 64 characters, escaped.
+    pub fn issuer(&self) -> String {
+        let user = self.user.as_deref().unwrap_or("somebody");
+        format!("{}, with mint", user.chars().take(64).flat_map(char::escape_debug).collect::<String>())
     }
 }

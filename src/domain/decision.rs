@@ -18,6 +18,7 @@ use super::macaroon::{
 };
 use super::names::{Host, Instance, SandboxId};
 use super::policy::{Limits, Policy, RequestPath};
+use super::revocations::Revocations;
 
 /// The context extension in which Envoy's configuration names the sandbox (design §3.1).
 pub const SANDBOX_EXTENSION: &str = "sandbox";
@@ -34,6 +35,8 @@ pub struct Rules {
     pub prefix: TokenPrefix,
     /// Whether a request without a token is refused.
     pub strict: bool,
+    /// The tokens that hold no more.
+    pub revocations: Revocations,
 }
 
 /// What one sandbox may reach.
@@ -67,7 +70,7 @@ impl Rules {
                 (policy.id.clone(), Reachable { instance: policy.instance.clone(), hosts: hosts.collect() })
             })
             .collect();
-        Self { sandboxes, keyring, prefix, strict }
+        Self { sandboxes, keyring, prefix, strict, revocations: Revocations::default() }
     }
 
     /// Sandbox and upstream as Envoy's configuration names them, if the policies know both.
@@ -210,6 +213,7 @@ impl Denial {
             Self::SeveralTokens => "several_tokens",
             Self::MisplacedToken(_) => "misplaced_token",
             Self::Token(TokenError::Signature | TokenError::UnknownKey) => "bad_signature",
+            Self::Token(TokenError::Revoked) => "revoked",
             Self::Token(_) => "malformed_token",
             Self::Caveat(CaveatError::Expired { .. }) => "expired",
             Self::Caveat(CaveatError::NotYetValid { .. }) => "not_yet_valid",
@@ -237,6 +241,9 @@ impl Denial {
                     "the token was changed, or made for another server; `mint --hosts {host}` makes one for this server"
                 )
             }
+            Self::Token(TokenError::Revoked) => {
+                format!("it, or one it was narrowed from, was revoked; `mint --hosts {host}` makes a new one")
+            }
             Self::Token(_) => "check that the whole token was copied, and nothing else".to_owned(),
             Self::Caveat(CaveatError::Expired { .. }) => format!("`mint --hosts {host}` makes a new token"),
             Self::Caveat(CaveatError::NotYetValid { .. }) => "wait, or mint a token without --not-before".to_owned(),
@@ -257,7 +264,11 @@ impl Denial {
 
 /// Decides on one request. `now` is in Unix seconds.
 pub fn decide(rules: &Rules, request: &AccessRequest<'_>, now: u64) -> Decision {
-    let verify = |token: &Token| verify(token, &rules.keyring);
+    let verify = |token: &Token| {
+        let verified = verify(token, &rules.keyring)?;
+        // Only who holds a token learns that it was revoked.
+        if rules.revocations.contains(verified.id()) { Err(TokenError::Revoked) } else { Ok(verified) }
+    };
     match judge(rules, request, now, verify, Verified::check) {
         Ok(Some((host, verified))) => Decision::Allow(Grant { host, token: verified.id() }),
         Ok(None) => Decision::PassThrough,

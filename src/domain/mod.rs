@@ -5,4 +5,5 @@ pub mod decision;
 pub mod macaroon;
 pub mod names;
 pub mod policy;
+pub mod revocations;
 pub mod secret;

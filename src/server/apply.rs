@@ -15,12 +15,14 @@ use super::sandboxes::{Servings, Trust};
 use super::status::Status;
 use crate::config::{CredentialConfig, CredentialKind, Diagnostic, Loaded, ProviderRef, VaultConfig};
 use crate::domain::decision::Rules;
-use crate::domain::macaroon::{Keyring, TokenPrefix};
+use crate::domain::macaroon::TokenPrefix;
 use crate::domain::names::HostPattern;
 use crate::domain::policy::Policy;
+use crate::domain::revocations::Revocations;
 use crate::domain::secret::Secret;
 use crate::metrics::ServerMetrics;
 use crate::pki::Ca;
+use crate::state::SigningKeys;
 use crate::vault::{Credential, Credentials, Vault, VaultState};
 use crate::xds::resources::{self, Leaves, TrustedCa};
 use crate::xds::snapshot::{Fleet, ResourceType};
@@ -30,7 +32,10 @@ pub type Environment = Arc<dyn Fn(&str) -> Option<std::ffi::OsString> + Send + S
 
 /// Applies configurations, one after the other.
 pub(super) struct Applier {
-    pub(super) keyring: Keyring,
+    /// What tokens are signed with.
+    pub(super) keys: watch::Receiver<Arc<SigningKeys>>,
+    /// Which of them hold no more.
+    pub(super) revocations: Revocations,
     pub(super) prefix: TokenPrefix,
     pub(super) strict: bool,
     pub(super) environment: Environment,
@@ -68,16 +73,29 @@ impl Applier {
             }
         };
         let policies = self.policies(loaded);
-        self.vault.replace(VaultState {
-            rules: Rules::new(policies.iter().map(|p| &**p), self.keyring.clone(), self.prefix.clone(), self.strict),
-            credentials: credentials.unwrap_or_default(),
-        });
+        let rules = self.rules(&policies);
+        self.vault.replace(VaultState { rules, credentials: credentials.unwrap_or_default() });
         self.publish(&policies, loaded.generation);
         self.metrics.config_generation.set(i64::try_from(loaded.generation).unwrap_or(i64::MAX));
         self.metrics.config_ok.set(i64::from(problems.is_empty()));
         self.metrics.config_last_reload.set(unix_now());
         self.metrics.config_reloads.with_label_values(&[if problems.is_empty() { "ok" } else { "broken" }]).inc();
         self.status.set_config(loaded.generation, problems);
+    }
+
+    /// Decides by the keys that there are now; all else stays as `loaded` has it.
+    pub(super) fn rekey(&mut self, loaded: &Loaded) {
+        let policies = self.policies(loaded);
+        let credentials = credentials(&self.good_vault, &self.environment).unwrap_or_default();
+        let rules = self.rules(&policies);
+        self.vault.replace(VaultState { rules, credentials });
+    }
+
+    fn rules(&mut self, policies: &[Arc<Policy>]) -> Rules {
+        let keyring = self.keys.borrow_and_update().keyring();
+        let mut rules = Rules::new(policies.iter().map(|p| &**p), keyring, self.prefix.clone(), self.strict);
+        rules.revocations = self.revocations.clone();
+        rules
     }
 
     /// Publishes what `loaded` needs again: certificates that are due have new versions, all else is what it was.

@@ -59,7 +59,7 @@ impl Control for ControlService {
         &self,
         request: Request<GetEnvironmentRequest>,
     ) -> Result<Response<GetEnvironmentResponse>, Answer> {
-        let environment = self.sandboxes.environment(&request.into_inner().name);
+        let environment = self.sandboxes.environment(&request.into_inner().name).await;
         environment.map(Response::new).map_err(Answer::failed_precondition)
     }
 

@@ -39,6 +39,7 @@ use self::known::Known;
 use self::tokens::Secrets;
 pub(super) use self::tokens::TokenMint;
 use super::activity::{Activity, Level};
+use super::issuing::Issuing;
 use super::status::Status;
 use crate::config::{Diagnostics, Loaded, ProjectConfig, ProjectKind, SourceChange, SourceChangeKind};
 use crate::control::v1;
@@ -81,6 +82,7 @@ pub(super) struct Parts {
     pub(super) trust: watch::Receiver<Arc<Trust>>,
     pub(super) status: Arc<Status>,
     pub(super) mint: TokenMint,
+    pub(super) issuing: Issuing,
     pub(super) strict: bool,
 }
 
@@ -204,7 +206,7 @@ impl Sandboxes {
     }
 
     /// What the processes of a running sandbox are started with.
-    pub(super) fn environment(&self, name: &str) -> Result<v1::GetEnvironmentResponse, String> {
+    pub(super) async fn environment(&self, name: &str) -> Result<v1::GetEnvironmentResponse, String> {
         let running = self.find(name).and_then(|slot| slot.running());
         let running =
             running.ok_or_else(|| format!("the sandbox `{name}` does not run; `adev console {name}` starts it"))?;
@@ -218,8 +220,13 @@ impl Sandboxes {
             return Err(format!("the configuration of `{name}` is a gateway's"));
         };
         let labels = &running.labels;
-        let environment =
+        let (environment, minted) =
             running.secrets.environment(config, &labels.name, &running.serving.instance, &self.0.parts.mint)?;
+        if !minted.is_empty() {
+            let recorded = self.0.parts.issuing.record(minted.clone()).await;
+            recorded.map_err(|error| format!("the tokens of `{name}` cannot be written down: {error}"))?;
+            running.secrets.recorded(&minted);
+        }
         Ok(v1::GetEnvironmentResponse {
             container: running.container.clone(),
             user: format!("{}:{}", labels.uid, labels.gid),

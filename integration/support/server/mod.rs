@@ -164,10 +164,13 @@ impl Server {
         output.stdout.trim().to_owned()
     }
 
-    /// Runs `mint --state-dir DIR/state ARGS` in the environment of the server.
+    /// Runs `mint ARGS --state-dir DIR/state` in the environment of the server; `attenuate` needs no folder.
     pub fn mint(&self, args: &[&str]) -> Output {
         let mut command = self.world.command(env!("CARGO_BIN_EXE_mint"));
-        command.arg("--state-dir").arg(self.state_dir()).args(args);
+        command.args(args);
+        if args.first() != Some(&"attenuate") {
+            command.arg("--state-dir").arg(self.state_dir());
+        }
         run(&mut command)
     }
 

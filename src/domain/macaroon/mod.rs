@@ -33,7 +33,7 @@ pub use check::{Allowed, CaveatError, CaveatRequest};
 pub use claims::Claims;
 pub use mint::{MintError, attenuate, mint};
 pub use prefix::{TokenPrefix, TokenPrefixError};
-pub use token::{KeyId, Macaroon, Token, TokenError, TokenId};
+pub use token::{KeyId, KeyIdError, Macaroon, Token, TokenError, TokenId, TokenIdError};
 pub use verify::{Keyring, Verified, verify};
 
 /// The location of every token of ours.

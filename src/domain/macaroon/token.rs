@@ -58,6 +58,9 @@ pub enum TokenError {
     /// A third-party caveat in a discharge.
     #[error("a discharge needs a discharge itself, which is not supported")]
     NestedDischarge,
+    /// Revoked, as everything that was narrowed from it.
+    #[error("token revoked")]
+    Revoked,
 }
 
 /// A `KeyId` names a signing key: 1 to 64 ASCII letters, digits, `-`, `_`, `.` and `:`.
@@ -122,6 +125,27 @@ impl TokenId {
     /// The 16 bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+}
+
+impl From<[u8; 16]> for TokenId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// What is not a [`TokenId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token's id is 32 hexadecimal digits")]
+pub struct TokenIdError;
+
+impl FromStr for TokenId {
+    type Err = TokenIdError;
+
+    fn from_str(text: &str) -> Result<Self, TokenIdError> {
+        let is_id = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = is_id.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        id.map(|id| Self(id.to_be_bytes())).ok_or(TokenIdError)
     }
 }
 

@@ -3,15 +3,18 @@
 //! Tokens are minted for one life of one sandbox and kept in memory alone: nothing of them is written on the host.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::unix_now;
+
 use crate::config::{EnvValue, SandboxConfig};
-use crate::domain::macaroon::{KeyId, MintError, Restriction, TokenPrefix, mint};
+use crate::domain::macaroon::{Macaroon, MintError, Restriction, TokenPrefix, mint};
 use crate::domain::names::{Instance, SandboxId};
-use crate::domain::secret::SigningKey;
 use crate::sandbox::spec::body::{HELPERS, INSIDE};
+use crate::state::{IssuedToken, SigningKeys};
 
 /// The home of the sandbox's user.
 pub(super) const HOME: &str = "/home/agent";
@@ -45,10 +48,12 @@ pub(super) fn common(sandbox: &SandboxId, path: &str) -> BTreeMap<String, String
     environment
 }
 
-/// Mints the tokens of sandboxes. Its `Debug` shows nothing.
+/// Environment variables, some of which hold secrets.
+type Variables = BTreeMap<String, Zeroizing<String>>;
+
+/// Mints the tokens of sandboxes, with the key that is current then. Its `Debug` shows nothing.
 pub(in crate::server) struct TokenMint {
-    pub(in crate::server) key: SigningKey,
-    pub(in crate::server) key_id: KeyId,
+    pub(in crate::server) keys: watch::Receiver<Arc<SigningKeys>>,
     pub(in crate::server) prefix: TokenPrefix,
 }
 
@@ -67,6 +72,8 @@ struct Held {
     /// Each token with what it was minted for: an edit of that makes another one, everything else keeps it.
     tokens: BTreeMap<String, (EnvValue, Zeroizing<String>)>,
     host: BTreeMap<String, Zeroizing<String>>,
+    /// What was minted and is not in the log yet.
+    unrecorded: Vec<IssuedToken>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -82,7 +89,14 @@ impl Secrets {
         held.host = values.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect();
     }
 
-    /// The environment that `config` asks for. A host variable that is not set is left out.
+    /// These are in the log.
+    pub(super) fn recorded(&self, tokens: &[IssuedToken]) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.unrecorded.retain(|token| !tokens.contains(token));
+    }
+
+    /// The environment that `config` asks for, and what is to be in the log of tokens before it is handed out. A host variable
+    /// that is not set is left out.
     ///
     /// # Errors
     /// When there is no randomness, or a token would be longer than tokens may be; the message names the variable.
@@ -92,9 +106,9 @@ impl Secrets {
         sandbox: &SandboxId,
         instance: &Instance,
         mint: &TokenMint,
-    ) -> Result<BTreeMap<String, Zeroizing<String>>, String> {
+    ) -> Result<(Variables, Vec<IssuedToken>), String> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Held { tokens, host } = &mut *held;
+        let Held { tokens, host, unrecorded } = &mut *held;
         tokens.retain(|name, (value, _)| config.env.iter().any(|(other, now)| other.as_str() == name && now == value));
         let mut environment = BTreeMap::new();
         for (name, value) in &config.env {
@@ -107,9 +121,12 @@ impl Secrets {
                 EnvValue::Token { .. } => match tokens.get(name.as_str()) {
                     Some((_, token)) => token.clone(),
                     None => {
-                        let token = mint
+                        let macaroon = mint
                             .token(value, sandbox, instance)
                             .map_err(|error| format!("cannot make the token for {}: {error}", name.as_str()))?;
+                        let issuer = format!("adev, as {} of {sandbox}", name.as_str());
+                        unrecorded.push(IssuedToken::of(&macaroon, unix_now(), issuer));
+                        let token = macaroon.encode(&mint.prefix);
                         tokens.insert(name.as_str().to_owned(), (value.clone(), token.clone()));
                         token
                     }
@@ -117,17 +134,12 @@ impl Secrets {
             };
             environment.insert(name.as_str().to_owned(), text);
         }
-        Ok(environment)
+        Ok((environment, unrecorded.clone()))
     }
 }
 
 impl TokenMint {
-    fn token(
-        &self,
-        value: &EnvValue,
-        sandbox: &SandboxId,
-        instance: &Instance,
-    ) -> Result<Zeroizing<String>, TokenFault> {
+    fn token(&self, value: &EnvValue, sandbox: &SandboxId, instance: &Instance) -> Result<Macaroon, TokenFault> {
         let EnvValue::Token { hosts, limits } = value else { return Err(TokenFault::NoToken) };
         let mut restrictions = vec![
             Restriction::Instance(sandbox.clone(), instance.clone()),
@@ -137,8 +149,9 @@ impl TokenMint {
         restrictions.extend(limits.paths.clone().map(Restriction::Paths));
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| TokenFault::Random)?;
-        let macaroon = mint(&self.key, &self.key_id, random, &restrictions)?;
-        Ok(macaroon.encode(&self.prefix))
+        let keys = Arc::clone(&self.keys.borrow());
+        let (id, key) = keys.current();
+        Ok(mint(key, id, random, &restrictions)?)
     }
 }
 

@@ -1,7 +1,11 @@
-//! The state folder: what must outlive the process. For now the key that tokens are signed with.
+//! The state folder: what must outlive the process. The keys that tokens are signed with, and the log of tokens
+//! ([`TokenLog`]).
 //!
 //! The folder is made with mode 0700 and the key with 0600. Programs that start at the same time end up with the same key,
 //! and a crash leaves either no key or a whole one.
+
+mod keys;
+mod tokens;
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -16,6 +20,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use crate::domain::secret::{SigningKey, SigningKeyError};
+
+pub use self::keys::{KeysError, SigningKeys, existing_signing_keys, keys_changed};
+pub use self::tokens::{Issued, IssuedToken, TokenLog, TokenLogError};
 
 const KEY_FILE: &str = "signing.key";
 
@@ -125,47 +132,52 @@ impl StateDir {
     /// which is made on first use.
     ///
     /// Errors: a key that is none, or that others may read; a folder that cannot be written.
-    pub fn signing_key(&self, variable: Option<&str>) -> Result<SigningKey, StateError> {
+    fn signing_key(&self, variable: Option<&str>) -> Result<SigningKey, StateError> {
         match existing_signing_key(&self.path, variable)? {
             Some(key) => Ok(key),
             None => {
-                self.make_key()?;
+                make_key(&self.path, KEY_FILE)?;
                 let path = self.path.join(KEY_FILE);
                 let gone = || io_error("read", &path)(io::ErrorKind::NotFound.into());
                 read_key_file(&path)?.ok_or_else(gone)
             }
         }
     }
+}
 
-    /// Puts a new key in place, unless another process is first.
-    fn make_key(&self) -> Result<(), StateError> {
-        let mut key = Zeroizing::new([0; 32]);
-        let mut unique = [0; 8];
-        let random = getrandom::fill(&mut *key).and_then(|()| getrandom::fill(&mut unique));
-        random.map_err(|error| io_error("make a key for", &self.path)(io::Error::other(error)))?;
-        let mut line = Zeroizing::new(String::with_capacity(64));
-        STANDARD.encode_string(key.as_slice(), &mut line);
-        line.push('\n');
+/// Puts a new key in place in a folder, unless another process is first.
+fn make_key(folder: &Path, name: &str) -> Result<(), StateError> {
+    let mut key = Zeroizing::new([0; 32]);
+    let mut unique = [0; 8];
+    let random = getrandom::fill(&mut *key).and_then(|()| getrandom::fill(&mut unique));
+    random.map_err(|error| io_error("make a key for", folder)(io::Error::other(error)))?;
+    let mut line = Zeroizing::new(String::with_capacity(64));
+    STANDARD.encode_string(key.as_slice(), &mut line);
+    line.push('\n');
 
-        let target = self.path.join(KEY_FILE);
-        let draft = self.path.join(format!(".{KEY_FILE}.{:016x}", u64::from_be_bytes(unique)));
-        let written = write_new(&draft, line.as_bytes());
-        // A link, unlike a rename, never replaces: whoever is first wins, with a whole file.
-        let linked = written.and_then(|()| std::fs::hard_link(&draft, &target));
-        let removed = std::fs::remove_file(&draft);
-        match linked {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            linked => linked.map_err(io_error("make", &target))?,
-        }
-        removed.map_err(io_error("remove", &draft))?;
-        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(io_error("save", &self.path))
+    let target = folder.join(name);
+    let draft = folder.join(format!(".{name}.{:016x}", u64::from_be_bytes(unique)));
+    let written = write_new(&draft, line.as_bytes());
+    // A link, unlike a rename, never replaces: whoever is first wins, with a whole file.
+    let linked = written.and_then(|()| std::fs::hard_link(&draft, &target));
+    let removed = std::fs::remove_file(&draft);
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        linked => linked.map_err(io_error("make", &target))?,
     }
+    removed.map_err(io_error("remove", &draft))?;
+    sync(folder)
+}
+
+/// What was done to the names in a folder outlives a crash.
+fn sync(folder: &Path) -> Result<(), StateError> {
+    File::open(folder).and_then(|open| open.sync_all()).map_err(io_error("save", folder))
 }
 
 /// The signing key, when there is one: the environment's, else that of the folder at `state_dir`. Makes nothing.
 ///
 /// Errors: as [`StateDir::signing_key`].
-pub fn existing_signing_key(state_dir: &Path, variable: Option<&str>) -> Result<Option<SigningKey>, StateError> {
+fn existing_signing_key(state_dir: &Path, variable: Option<&str>) -> Result<Option<SigningKey>, StateError> {
     match variable.filter(|text| !text.trim().is_empty()) {
         Some(text) => parse_key(text).map(Some).map_err(StateError::BadKeyVariable),
         None => read_key_file(&state_dir.join(KEY_FILE)),
