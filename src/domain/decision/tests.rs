@@ -52,7 +52,7 @@ fn a_revoked_token_is_none_whatever_it_was_narrowed_to() {
     let narrowed = token(&[window(-10, 10), methods("GET")]);
     assert!(matches!(decide(&rules, &request(narrowed.clone()), NOW), Decision::Allow(_)));
     // All tokens of these tests have one nonce.
-    assert_eq!(rules.revocations.clone().add([[9; 16].into(), [9; 16].into()]), 1);
+    assert_eq!(rules.revocations.add([[9; 16].into(), [9; 16].into()]), 1);
     for (token, reason) in [(narrowed, "revoked"), (token(&[]), "revoked"), (signed(&key(8), &[]), "bad_signature")] {
         let Decision::Deny(denial) = decide(&rules, &request(token), NOW) else { panic!("it is allowed") };
         assert_eq!((denial.status(), denial.reason()), (401, reason));
