@@ -231,7 +231,9 @@ impl Denial {
                 "send a token in the Authorization header; `mint --hosts {host}` makes one (STRICT_MODE refuses requests without)"
             ),
             Self::SeveralTokens => "send one token only".to_owned(),
-            Self::MisplacedToken(_) => "send the token in the Authorization or x-api-key header".to_owned(),
+            Self::MisplacedToken(_) => {
+                "send the token in the Authorization header, or where the API takes its key".to_owned()
+            }
             Self::Token(TokenError::Signature | TokenError::UnknownKey) => {
                 format!(
                     "the token was changed, or made for another server; `mint --hosts {host}` makes one for this server"

@@ -10,6 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
+use super::secrets::Credentials;
 use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
@@ -21,34 +22,15 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A header in which a token is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenHeader {
-    Authorization,
-    XApiKey,
-}
-
-impl TokenHeader {
-    const ALL: [Self; 2] = [Self::Authorization, Self::XApiKey];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Authorization => "authorization",
-            Self::XApiKey => "x-api-key",
-        }
-    }
-
-    fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|header| header.name() == name)
-    }
-}
+/// Where APIs take a key, and so where a token is looked for at every host; lower case, as Envoy names headers.
+const TOKEN_HEADERS: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "private-token"];
 
 /// What was read from a `CheckRequest`.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     pub(super) access: AccessRequest<'a>,
     /// The headers the token was found in: they do not travel on.
-    pub(super) token_headers: Vec<TokenHeader>,
+    pub(super) token_headers: Vec<&'a str>,
     /// Whether a refusal is to be JSON.
     pub(super) wants_json: bool,
 }
@@ -58,12 +40,20 @@ pub(super) struct Asked<'a> {
 #[error("the check request has no {0}: it does not come from a route that this server made")]
 pub(super) struct NotOurs(&'static str);
 
-pub(super) fn read<'a>(check: &'a CheckRequest, prefix: &TokenPrefix) -> Result<Asked<'a>, NotOurs> {
+/// Reads `check`. A token is looked for in [`TOKEN_HEADERS`], and where the credential of the host goes.
+pub(super) fn read<'a>(
+    check: &'a CheckRequest,
+    prefix: &TokenPrefix,
+    credentials: &Credentials,
+) -> Result<Asked<'a>, NotOurs> {
     let attributes = check.attributes.as_ref().ok_or(NotOurs("attributes"))?;
     let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(NotOurs("HTTP request"))?;
     let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
     let headers = http.header_map.as_ref().ok_or(NotOurs("raw headers"))?;
+    let sandbox = extension(SANDBOX_EXTENSION).ok_or(NotOurs("sandbox"))?;
+    let host = extension(HOST_EXTENSION).ok_or(NotOurs("host"))?;
 
+    let places = credentials.places(host);
     let mut found = Found::default();
     let mut reader = Reader::default();
     // Envoy sends the path as the upstream will see it, query included.
@@ -71,28 +61,20 @@ pub(super) fn read<'a>(check: &'a CheckRequest, prefix: &TokenPrefix) -> Result<
         found.misplaced = Some("the URL".into());
     }
     for header in &headers.headers {
-        let value = value(header);
-        match TokenHeader::of(&header.key) {
-            Some(kind) => found.look_in(kind, value, prefix),
-            None if header.key == "accept" => reader.accept(value),
+        let (name, value) = (header.key.as_str(), value(header));
+        match name {
+            _ if TOKEN_HEADERS.contains(&name) || places.has_header(name) => found.look_in(name, value, prefix),
+            "accept" => reader.accept(value),
             // The path was looked at above.
-            None if header.key.starts_with(':') => {}
-            None if prefix.looks_like_token(value) => {
-                found.misplaced = Some(format!("the header `{}`", header.key).into());
-            }
-            None if header.key == "user-agent" => reader.user_agent(value),
-            None => {}
+            _ if name.starts_with(':') => {}
+            _ if prefix.looks_like_token(value) => found.misplaced = Some(format!("the header `{name}`").into()),
+            "user-agent" => reader.user_agent(value),
+            _ => {}
         }
     }
-    let token_headers = found.headers.clone();
+    let token_headers = std::mem::take(&mut found.headers);
     Ok(Asked {
-        access: AccessRequest {
-            sandbox: extension(SANDBOX_EXTENSION).ok_or(NotOurs("sandbox"))?,
-            host: extension(HOST_EXTENSION).ok_or(NotOurs("host"))?,
-            method: &http.method,
-            target: &http.path,
-            token: found.presented(),
-        },
+        access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
         wants_json: reader.wants_json(),
     })
@@ -136,20 +118,15 @@ struct Found<'a> {
     token: Option<Cow<'a, str>>,
     several: bool,
     misplaced: Option<Cow<'a, str>>,
-    headers: Vec<TokenHeader>,
+    headers: Vec<&'a str>,
 }
 
 impl<'a> Found<'a> {
-    fn look_in(&mut self, header: TokenHeader, value: &'a [u8], prefix: &TokenPrefix) {
-        let token = match header {
-            TokenHeader::XApiKey => plain(value, prefix),
-            TokenHeader::Authorization => authorization(value, prefix),
-        };
-        let Some(token) = token else {
+    fn look_in(&mut self, header: &'a str, value: &'a [u8], prefix: &TokenPrefix) {
+        let Some(token) = in_header(value, prefix) else {
             // Not as the whole value, yet in it: it would travel on.
-            let in_basic = || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair));
-            if prefix.looks_like_token(value) || header == TokenHeader::Authorization && in_basic() {
-                self.misplaced = Some(format!("an unusual form in the header `{}`", header.name()).into());
+            if prefix.looks_like_token(value) || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair)) {
+                self.misplaced = Some(format!("an unusual form in the header `{header}`").into());
             }
             return;
         };
@@ -181,7 +158,7 @@ fn plain<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
 }
 
 /// `SCHEME token` with any scheme, a bare token, or `Basic` with the token as user or password.
-fn authorization<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
+fn in_header<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
     if let Some(token) = plain(value, prefix) {
         return Some(token);
     }
@@ -218,7 +195,9 @@ mod tests {
     use envoy_types::pb::envoy::config::core::v3::HeaderMap;
     use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_context};
 
+    use super::super::secrets::Credential;
     use super::*;
+    use crate::domain::secret::Secret;
 
     const TOKEN: &str = "acm_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -248,9 +227,16 @@ mod tests {
         }
     }
 
+    /// The host of [`check`] has a header of its own.
+    fn credentials() -> Credentials {
+        let value = Secret::new(b"sk_live_1".to_vec()).unwrap();
+        let own = Credential::Header { name: "x-own-key".to_owned(), prefix: String::new(), value };
+        Credentials::new([("api.stripe.com".parse().unwrap(), own)]).unwrap()
+    }
+
     fn presented(headers: &[(&str, &[u8])]) -> String {
         let check = check("/v1", headers);
-        match read(&check, &TokenPrefix::default()).unwrap().access.token {
+        match read(&check, &TokenPrefix::default(), &credentials()).unwrap().access.token {
             Presented::None => "none".to_owned(),
             Presented::Token(token) => token.into_owned(),
             Presented::Several => "several".to_owned(),
@@ -276,9 +262,10 @@ mod tests {
             basic(&format!("{TOKEN}:{TOKEN}")),
             basic(&format!("a:{TOKEN}")).trim_end_matches('=').to_owned(),
         ] {
-            assert_eq!(presented(&[("authorization", value.as_bytes())]), TOKEN, "{value}");
+            for header in TOKEN_HEADERS.iter().chain(&["x-own-key"]) {
+                assert_eq!(presented(&[(header, value.as_bytes())]), TOKEN, "{header}: {value}");
+            }
         }
-        assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes())]), TOKEN);
         assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("authorization", basic(TOKEN).as_bytes())]), TOKEN);
     }
 
@@ -300,9 +287,30 @@ mod tests {
             assert!(presented(&[("authorization", basic(&pair).as_bytes())]).contains("unusual"), "{pair}");
         }
         let with_query = check(&format!("/v1?key={TOKEN}"), &[]);
-        let asked = read(&with_query, &TokenPrefix::default()).unwrap();
+        let asked = read(&with_query, &TokenPrefix::default(), &credentials()).unwrap();
         assert!(matches!(asked.access.token, Presented::Misplaced(_)));
         assert!(!format!("{asked:?}").contains(&TOKEN[4..40]) || !format!("{:?}", asked.access.token).contains("acm_"));
+    }
+
+    #[test]
+    fn the_header_of_a_credential_is_looked_in_at_its_own_host_alone() {
+        let mut check = check("/v1", &[("x-own-key", TOKEN.as_bytes())]);
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
+        assert_eq!(asked.token_headers, ["x-own-key"]);
+        check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), "a.example".to_owned());
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
+        assert!(matches!(asked.access.token, Presented::Misplaced(_)) && asked.token_headers.is_empty());
+    }
+
+    #[test]
+    fn every_header_with_the_token_is_named_once() {
+        let bearer = format!("Bearer {TOKEN}");
+        let token = TOKEN.as_bytes();
+        let headers: &[(&str, &[u8])] =
+            &[("api-key", token), ("authorization", bearer.as_bytes()), ("api-key", token), ("private-token", b"mine")];
+        let check = check("/v1", headers);
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
+        assert_eq!(asked.token_headers, ["api-key", "authorization"]);
     }
 
     #[test]
@@ -310,16 +318,17 @@ mod tests {
         let other = TOKEN.replace('A', "B");
         assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("authorization", other.as_bytes())]), "several");
         assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("x-api-key", other.as_bytes())]), "several");
+        assert_eq!(presented(&[("x-own-key", TOKEN.as_bytes()), ("private-token", other.as_bytes())]), "several");
     }
 
     #[test]
     fn identity_is_never_read_from_the_request() {
         let mut check = check("/", &[("x-target-host", b"api.openai.com"), ("x-forwarded-host", b"api.openai.com")]);
-        let asked = read(&check, &TokenPrefix::default()).unwrap();
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
         assert_eq!((asked.access.sandbox, asked.access.host), ("demo", "api.stripe.com"));
         check.attributes.as_mut().unwrap().context_extensions.remove("host");
-        assert!(read(&check, &TokenPrefix::default()).unwrap_err().to_string().contains("no host"));
-        assert!(read(&CheckRequest::default(), &TokenPrefix::default()).is_err());
+        assert!(read(&check, &TokenPrefix::default(), &credentials()).unwrap_err().to_string().contains("no host"));
+        assert!(read(&CheckRequest::default(), &TokenPrefix::default(), &credentials()).is_err());
     }
 
     #[test]
@@ -335,7 +344,7 @@ mod tests {
         ] {
             let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
             let check = check("/", &headers);
-            let asked = read(&check, &TokenPrefix::default()).unwrap();
+            let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
             assert_eq!(asked.wants_json, json, "{headers:?}");
         }
     }

@@ -10,16 +10,15 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc::Status;
 use tonic::Code;
 
-use super::request::TokenHeader;
 use super::secrets::Injection;
 use crate::domain::decision::Denial;
 
 /// The request goes on with the credential; the token does not.
-pub(super) fn inject(injection: &Injection, token_headers: &[TokenHeader]) -> CheckResponse {
-    let removed = token_headers.iter().map(|header| header.name()).filter(|&name| name != injection.header);
+pub(super) fn inject(injection: &Injection, token_headers: &[&str]) -> CheckResponse {
+    let removed = token_headers.iter().filter(|&&name| name != injection.header);
     allow(OkHttpResponse {
         headers: vec![header(&injection.header, injection.value.as_str(), HeaderAppendAction::OverwriteIfExistsOrAdd)],
-        headers_to_remove: removed.map(str::to_owned).collect(),
+        headers_to_remove: removed.map(|&name| name.to_owned()).collect(),
         ..Default::default()
     })
 }

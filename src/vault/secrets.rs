@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::domain::decision::Grant;
-use crate::domain::names::HostPattern;
+use crate::domain::names::{Host, HostPattern};
 use crate::domain::secret::{Secret, SecretError};
 
 /// A credential, with the secrets it is made of.
@@ -95,10 +95,31 @@ impl Credentials {
 
     /// The credential for the upstream that was granted.
     pub(super) fn injection(&self, grant: &Grant) -> Option<&Injection> {
-        let host = grant.host();
-        self.exact
-            .get(host.as_str())
-            .or_else(|| self.patterns.iter().find(|(pattern, _)| pattern.matches(host)).map(|(_, injection)| injection))
+        self.find(grant.host().as_str())
+    }
+
+    /// Where the credential of a host goes; nowhere when it has none. Needs no grant: it gives names, no secret.
+    pub(super) fn places(&self, host: &str) -> Places<'_> {
+        Places(self.find(host))
+    }
+
+    fn find(&self, host: &str) -> Option<&Injection> {
+        self.exact.get(host).or_else(|| {
+            // No pattern, no copy of the name.
+            let host: Host = if self.patterns.is_empty() { return None } else { host.parse().ok()? };
+            self.patterns.iter().find(|(pattern, _)| pattern.matches(&host)).map(|(_, injection)| injection)
+        })
+    }
+}
+
+/// Where the credential of one host goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places<'a>(Option<&'a Injection>);
+
+impl Places<'_> {
+    /// Whether it goes into the header with this name, in lower case.
+    pub(super) fn has_header(&self, name: &str) -> bool {
+        self.0.is_some_and(|injection| injection.header == name)
     }
 }
 

@@ -73,7 +73,7 @@ impl Vault {
     /// Answers one check at the time `now`, in Unix seconds.
     pub fn check(&self, check: &CheckRequest, now: u64) -> CheckResponse {
         let state = self.state.load();
-        let asked = match request::read(check, &state.rules.prefix) {
+        let asked = match request::read(check, &state.rules.prefix, &state.credentials) {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::error!(%error, "refused a check request");
