@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod credentials;
 mod injection;
 mod paths;
 mod placement;

@@ -307,7 +307,8 @@ fn judge<T>(
         return Err(Denial::LimitMethod { host: host.clone(), method: excerpt(&method) });
     }
     if !path.map_or(limits.paths.is_none(), |path| limits.allow_path(path)) {
-        let path = path.map_or(request.target, RequestPath::as_str);
+        // The query may hold the token, and this text is shown and kept.
+        let path = request.target.split(['?', '#']).next().unwrap_or_default();
         return Err(Denial::LimitPath { host: host.clone(), path: excerpt(path) });
     }
     caveats.transpose()?;

@@ -10,6 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
+use super::query;
 use super::secrets::Credentials;
 use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
@@ -57,9 +58,7 @@ pub(super) fn read<'a>(
     let mut found = Found::default();
     let mut reader = Reader::default();
     // Envoy sends the path as the upstream will see it, query included.
-    if prefix.looks_like_token(http.path.as_bytes()) {
-        found.misplaced = Some("the URL".into());
-    }
+    found.look_in_url(&http.path, places.parameter(), prefix);
     for header in &headers.headers {
         let (name, value) = (header.key.as_str(), value(header));
         match name {
@@ -130,13 +129,43 @@ impl<'a> Found<'a> {
             }
             return;
         };
+        self.take(token);
+        if !self.headers.contains(&header) {
+            self.headers.push(header);
+        }
+    }
+
+    /// `own` is the parameter of the query in which the host's credential goes.
+    fn look_in_url(&mut self, target: &'a str, own: Option<&str>, prefix: &TokenPrefix) {
+        let Some(own) = own else {
+            if prefix.looks_like_token(target.as_bytes()) {
+                self.misplaced = Some("the URL".into());
+            }
+            return;
+        };
+        let (path, parameters) = query::split(target);
+        let mut elsewhere = prefix.looks_like_token(path.as_bytes());
+        for parameter in parameters {
+            let Some(value) = query::value_of(parameter, own) else {
+                elsewhere |= prefix.looks_like_token(parameter.as_bytes());
+                continue;
+            };
+            if let Some(token) = plain(&value, prefix) {
+                self.take(token.into_owned().into());
+            } else if prefix.looks_like_token(&value) {
+                self.misplaced = Some(format!("an unusual form in the query parameter `{own}`").into());
+            }
+        }
+        if elsewhere {
+            self.misplaced = Some("the URL".into());
+        }
+    }
+
+    fn take(&mut self, token: Cow<'a, str>) {
         match &self.token {
             Some(other) if *other != token => self.several = true,
             Some(_) => {}
             None => self.token = Some(token),
-        }
-        if !self.headers.contains(&header) {
-            self.headers.push(header);
         }
     }
 
@@ -195,7 +224,7 @@ mod tests {
     use envoy_types::pb::envoy::config::core::v3::HeaderMap;
     use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_context};
 
-    use super::super::secrets::Credential;
+    use super::super::secrets::{Credential, HeaderCredential};
     use super::*;
     use crate::domain::secret::Secret;
 
@@ -230,8 +259,10 @@ mod tests {
     /// The host of [`check`] has a header of its own.
     fn credentials() -> Credentials {
         let value = Secret::new(b"sk_live_1".to_vec()).unwrap();
-        let own = Credential::Header { name: "x-own-key".to_owned(), prefix: String::new(), value };
-        Credentials::new([("api.stripe.com".parse().unwrap(), own)]).unwrap()
+        let header = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: value.clone() };
+        let query = Credential::Query { name: "key".to_owned(), value };
+        let hosts = [("api.stripe.com", Credential::Headers(vec![header])), ("*.query.example", query)];
+        Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential))).unwrap()
     }
 
     fn presented(headers: &[(&str, &[u8])]) -> String {
@@ -300,6 +331,37 @@ mod tests {
         check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), "a.example".to_owned());
         let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
         assert!(matches!(asked.access.token, Presented::Misplaced(_)) && asked.token_headers.is_empty());
+    }
+
+    #[test]
+    fn the_parameter_of_a_credential_is_looked_in_at_its_own_host_alone() {
+        let other = TOKEN.replace('A', "B");
+        for (target, expected) in [
+            (format!("/v1?key={TOKEN}"), "token"),
+            (format!("/v1?a=b&k%65y=%61cm_{}&c", &TOKEN[4..]), "token"),
+            (format!("/v1?key={TOKEN}&key=mine&key={TOKEN}"), "token"),
+            ("/v1?key=mine".to_owned(), "none"),
+            (format!("/v1?key={TOKEN}&key={other}"), "several"),
+            (format!("/v1?key=%22{TOKEN}%22"), "an unusual form in the query parameter `key`"),
+            (format!("/v1?key={TOKEN}&other={TOKEN}"), "the URL"),
+            (format!("/v1?{TOKEN}"), "the URL"),
+            (format!("/v1?a=b;key={TOKEN}"), "the URL"),
+            (format!("/key={TOKEN}?key={TOKEN}"), "the URL"),
+        ] {
+            let mut check = check(&target, &[]);
+            for (host, expected) in [("a.query.example", expected), ("api.stripe.com", "the URL")] {
+                check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), host.to_owned());
+                let found = match read(&check, &TokenPrefix::default(), &credentials()).unwrap().access.token {
+                    Presented::None => "none".to_owned(),
+                    Presented::Token(token) => token.replace(TOKEN, "token"),
+                    Presented::Several => "several".to_owned(),
+                    Presented::Misplaced(place) => place.into_owned(),
+                };
+                if host == "a.query.example" || target.contains(TOKEN) {
+                    assert_eq!(found, expected, "{host}{target}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Vault {
                 Some(injection) => {
                     tell(None, true);
                     self.count(asked.access.host, "allow", "token");
-                    return response::inject(injection, &asked.token_headers);
+                    return response::inject(injection, &asked.token_headers, asked.access.target);
                 }
                 None => Denial::NoCredential(grant.host().clone()),
             },
