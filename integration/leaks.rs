@@ -20,6 +20,7 @@ use crate::support::server::{
 use crate::support::upstream::{Upstream, UpstreamConfig};
 
 const BASIC_PASSWORD: &str = "pb_pass_ac8Zt4Yq1mWv6LxJ";
+const MAPS_KEY: &str = "AIzaSyac2Xn7Kd5Hs0VqJb9TwGf4LrC";
 
 /// Lines of the library's targets are asked for by name, too: there frames and headers would be.
 const EVERYTHING: &str = "trace,h2=trace,h2::codec=trace,h2::proto=trace,hyper=trace,hyper::proto=trace,hyper_util=trace,\
@@ -35,7 +36,7 @@ impl Upstreams {
     async fn start() -> Self {
         let untrusted = UpstreamConfig::new(&["api.openai.com"]).cert(CertKind::SelfSigned);
         Self {
-            good: Upstream::start(&["api.stripe.com"]).await,
+            good: Upstream::start(&["api.stripe.com", "maps.example.com"]).await,
             self_signed: Upstream::with(untrusted).await,
             basic: Upstream::start(&["pb.example.com"]).await,
         }
@@ -48,6 +49,7 @@ impl Upstreams {
             "methods = [\"GET\", \"POST\"]\npaths = [\"/v1/**\", \"/status/**\"]",
         ) + &upstream_section("api.openai.com", &self.self_signed, "")
             + &upstream_section("pb.example.com", &self.basic, "")
+            + &upstream_section("maps.example.com", &self.good, "")
             + &format!(
                 "[upstream.\"api.anthropic.com\"]\naddress = \"127.0.0.1:{dead_port}\"\nca = \"upstream-ca.pem\"\n"
             )
@@ -64,10 +66,13 @@ async fn world(upstreams: &Upstreams) -> Server {
     let config = WorldConfig::new(upstreams.sections(port))
         .credentials(
             "\n[credentials.\"pb.example.com\"]\ntype = \"basic\"\nusername = { provider = \"env\", name = \"PB_USER\" }\n\
-             password = { provider = \"env\", name = \"PB_PASSWORD\" }\n",
+             password = { provider = \"env\", name = \"PB_PASSWORD\" }\n\
+             [credentials.\"maps.example.com\"]\ntype = \"query\"\nname = \"key\"\n\
+             value = { provider = \"env\", name = \"MAPS_KEY\" }\n",
         )
         .env("PB_USER", "admin")
         .env("PB_PASSWORD", BASIC_PASSWORD)
+        .env("MAPS_KEY", MAPS_KEY)
         .env("RUST_LOG", "trace")
         .args(&["--log", EVERYTHING]);
     Server::start(config).await
@@ -88,6 +93,10 @@ async fn traffic(server: &Server, tokens: &[String]) -> Vec<u16> {
         client.get(stripe).header("x-api-key", good),
         client.get("https://api.stripe.com/status/500").bearer(good),
         client.get("https://pb.example.com/x").bearer(good),
+        client.get("https://maps.example.com/x").bearer(good),
+        client.get(&format!("https://maps.example.com/x?a=b&key={good}")),
+        client.get(&format!("https://maps.example.com/x?key={good}&key={narrow}")),
+        client.get(&format!("https://maps.example.com/status/500?key={good}")).h2(),
         // Refused: limits, caveats, time, sandbox.
         client.call(Method::DELETE, stripe).bearer(good),
         client.get("https://api.stripe.com/v2").bearer(good),
@@ -182,7 +191,9 @@ async fn no_secret_is_written_or_told_anywhere() {
     for expected in [200, 401, 403, 421, 502] {
         assert!(statuses.contains(&expected), "the traffic is of every kind: {statuses:?}");
     }
-    assert!(upstreams.good.requests().iter().any(|seen| seen.contains(STRIPE_KEY)), "the key was used");
+    for key in [STRIPE_KEY, MAPS_KEY] {
+        assert!(upstreams.good.requests().iter().any(|seen| seen.contains(key)), "the key was used");
+    }
 
     // The real key where its variable's name belongs: what is refused is not repeated.
     let vault = server.dir().join("vault.toml");
@@ -255,6 +266,7 @@ fn hunt(server: &Server, tokens: &[String]) -> Hunt {
         ("OpenAI's key", OPENAI_KEY),
         ("Anthropic's key", ANTHROPIC_KEY),
         ("the password", BASIC_PASSWORD),
+        ("the key in the query", MAPS_KEY),
     ] {
         hunt.secret(name, key.as_bytes());
     }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod credentials;
 mod injection;
 mod paths;
 mod placement;
@@ -87,8 +88,10 @@ fn assert_swapped(recorded: &Recorded, header: &str, key: &str, token: &str) {
     assert_eq!(values, [key], "{header} at the upstream: {recorded:?}");
     // The token's text, and what it becomes in a Basic value wherever it begins.
     assert!(!recorded.contains("acm_") && !recorded.contains(&token[4..24]), "{recorded:?}");
-    let other = if header == "authorization" { "x-api-key" } else { "authorization" };
-    assert!(!recorded.headers.contains_key(other), "{other} at the upstream: {recorded:?}");
+    let places = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "private-token"];
+    for other in places.into_iter().filter(|&place| place != header) {
+        assert!(!recorded.headers.contains_key(other), "{other} at the upstream: {recorded:?}");
+    }
 }
 
 /// Asserts that it is the refusal with this status and beginning, in text, with help.

@@ -25,6 +25,9 @@ fn forms(token: &str) -> Vec<(&'static str, String)> {
         basic("basic", format!("ü:{token}")),
         ("x-api-key", token.to_owned()),
         ("X-API-Key", format!(" {token} ")),
+        ("api-key", token.to_owned()),
+        ("X-Goog-Api-Key", token.to_owned()),
+        ("PRIVATE-TOKEN", token.to_owned()),
     ]
 }
 

@@ -41,6 +41,7 @@ pub use source::{FileId, PROJECT_FILE, Sources, VaultSource, file_id};
 pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};
 pub use vault::{
-    CredentialConfig, CredentialHeader, CredentialHeaderError, CredentialKind, ProviderRef, VaultConfig, parse_vault,
+    CredentialConfig, CredentialHeader, CredentialHeaderError, CredentialKind, CredentialParameter,
+    CredentialParameterError, HeaderConfig, ProviderRef, VaultConfig, parse_vault,
 };
 pub use watch::{SourceChange, SourceChangeKind, WatchError, watch};

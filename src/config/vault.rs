@@ -1,11 +1,13 @@
 //! `vault.toml`: which credential goes to which host. It names where each secret is, and never holds one.
 
+mod names;
+
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::HeaderName;
+pub use names::{CredentialHeader, CredentialHeaderError, CredentialParameter, CredentialParameterError};
 
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
@@ -45,15 +47,26 @@ pub enum CredentialKind {
         /// The password.
         password: ProviderRef,
     },
-    /// A header of its own.
-    Header {
+    /// Headers of its own, each name once.
+    Headers(Vec<HeaderConfig>),
+    /// A parameter of the query.
+    Query {
         /// Its name.
-        name: CredentialHeader,
+        name: CredentialParameter,
         /// Its value.
         value: ProviderRef,
-        /// What comes before the value, such as `Token `; may be empty.
-        prefix: Arc<str>,
     },
+}
+
+/// A header that carries a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderConfig {
+    /// Its name.
+    pub name: CredentialHeader,
+    /// Its value.
+    pub value: ProviderRef,
+    /// What comes before the value, such as `Token `; may be empty.
+    pub prefix: Arc<str>,
 }
 
 /// Where a secret is.
@@ -64,72 +77,6 @@ pub enum ProviderRef {
         /// The variable.
         name: EnvName,
     },
-}
-
-/// A `CredentialHeader` is a header name in lower case (RFC 9110 §5.1) that may carry a credential: none that steers the
-/// connection, the routing or Envoy itself.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CredentialHeader(HeaderName);
-
-/// Why a text is not a [`CredentialHeader`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialHeaderError {
-    /// Not a header name.
-    #[error("it is not the name of an HTTP header")]
-    NotAHeader,
-    /// `:authority` and the like.
-    #[error("pseudo headers (those that begin with `:`) are set by HTTP itself")]
-    Pseudo,
-    /// A header that belongs to the connection or the framing.
-    #[error("this header belongs to the connection, and is never passed on")]
-    Connection,
-    /// A header that chooses the route.
-    #[error("this header chooses where the request goes")]
-    Routing,
-    /// `x-envoy-…`.
-    #[error("`x-envoy-` headers steer Envoy")]
-    Envoy,
-}
-
-impl CredentialHeader {
-    /// The name as text, in lower case.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-impl fmt::Display for CredentialHeader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for CredentialHeader {
-    type Err = CredentialHeaderError;
-
-    fn from_str(text: &str) -> Result<Self, CredentialHeaderError> {
-        if text.starts_with(':') {
-            return Err(CredentialHeaderError::Pseudo);
-        }
-        let name = HeaderName::from_str(text).map_err(|_| CredentialHeaderError::NotAHeader)?;
-        match name.as_str() {
-            "connection"
-            | "content-length"
-            | "expect"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade" => Err(CredentialHeaderError::Connection),
-            "host" | "forwarded" => Err(CredentialHeaderError::Routing),
-            other if other.starts_with("x-forwarded-") => Err(CredentialHeaderError::Routing),
-            other if other.starts_with("x-envoy-") => Err(CredentialHeaderError::Envoy),
-            _ => Ok(Self(name)),
-        }
-    }
 }
 
 /// Parses a `vault.toml`, which is called `file` in messages.
@@ -164,8 +111,10 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
             username.zip(password).map(|(username, password)| CredentialKind::Basic { username, password })
         }
         "header" => read_header(&mut table),
+        "headers" => read_headers(&mut table),
+        "query" => read_query(&mut table),
         other => {
-            const KINDS: [&str; 3] = ["bearer", "basic", "header"];
+            const KINDS: [&str; 5] = ["bearer", "basic", "header", "headers", "query"];
             let hint = match nearest(other, KINDS) {
                 Some(meant) => format!("did you mean \"{meant}\"?"),
                 None => format!("there are: {}", KINDS.join(", ")),
@@ -180,15 +129,75 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
 }
 
 fn read_header(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
-    let name = table.required("name", "\"x-api-key\"").and_then(|item| item.parse());
+    let name = table.required("name", "\"x-api-key\"").and_then(|item| parse_unrepeated(&item));
     let value = read_secret(table, "value");
-    let prefix = table.optional("prefix").map(|item| read_prefix(&item));
-    let prefix = prefix.unwrap_or_else(|| Some(Arc::default()))?;
-    Some(CredentialKind::Header { name: name?, value: value?, prefix })
+    let prefix = optional_prefix(table);
+    Some(CredentialKind::Headers(vec![HeaderConfig { name: name?, value: value?, prefix: prefix? }]))
+}
+
+/// The most headers that one credential may have.
+const MAX_HEADERS: usize = 16;
+
+fn read_headers(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
+    let item = table.required("headers", "{ x-api-key = { provider = \"env\", name = \"EXAMPLE_API_KEY\" } }")?;
+    let entries = item.table()?.into_entries();
+    if entries.is_empty() {
+        item.wrong("`headers` is empty", Some(format!("write a line for each header, as in x-api-key = {EXAMPLE}")));
+        return None;
+    }
+    if let Some(first_too_many) = entries.get(MAX_HEADERS) {
+        first_too_many.wrong_key(format_args!("more than {MAX_HEADERS} headers in one credential"), None);
+        return None;
+    }
+    let mut lines: BTreeMap<String, u32> = BTreeMap::new();
+    let headers: Vec<Option<HeaderConfig>> = entries
+        .iter()
+        .map(|entry| {
+            let name = CredentialHeader::from_str(entry.name);
+            match &name {
+                Ok(name) => {
+                    if let Some(line) = lines.insert(name.to_string(), entry.origin().line) {
+                        let hint = "case makes no difference in the name of a header".to_owned();
+                        entry.wrong_key(format_args!("this is the same header as on line {line}"), Some(hint));
+                    }
+                }
+                Err(error) => entry.wrong_key(format_args!("the name of this header is not valid here: {error}"), None),
+            }
+            let (value, prefix) = read_provider(entry, "headers", optional_prefix)?;
+            Some(HeaderConfig { name: name.ok()?, value, prefix: prefix? })
+        })
+        .collect();
+    headers.into_iter().collect::<Option<_>>().map(CredentialKind::Headers)
+}
+
+fn read_query(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
+    let name = table.required("name", "\"key\"").and_then(|item| parse_unrepeated(&item));
+    let value = read_secret(table, "value");
+    Some(CredentialKind::Query { name: name?, value: value? })
+}
+
+/// The value as text that parses as a `T`; it may be a secret in the wrong place, and is not repeated.
+fn parse_unrepeated<T>(item: &Item<'_, '_>) -> Option<T>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    match item.string_unrepeated()?.parse() {
+        Ok(value) => Some(value),
+        Err(error) => {
+            item.wrong(format_args!("{} is not valid: {error}", quoted(item.name)), None);
+            None
+        }
+    }
+}
+
+/// Empty when there is none; `None` when it is not valid.
+fn optional_prefix(table: &mut Table<'_, '_>) -> Option<Arc<str>> {
+    table.optional("prefix").map_or_else(|| Some(Arc::default()), |item| read_prefix(&item))
 }
 
 fn read_prefix(item: &Item<'_, '_>) -> Option<Arc<str>> {
-    let text = item.string()?;
+    let text = item.string_unrepeated()?;
     if text.len() <= 128 && text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
         return Some(text.into());
     }
@@ -200,10 +209,25 @@ const EXAMPLE: &str = "{ provider = \"env\", name = \"STRIPE_API_KEY\" }";
 
 fn read_secret(table: &mut Table<'_, '_>, key: &'static str) -> Option<ProviderRef> {
     let item = table.required(key, EXAMPLE)?;
+    read_provider(&item, key, |_| ()).map(|(provider, ())| provider)
+}
+
+/// Where the secret is that stands in `item`; `more` reads what else the table may have. Errors show `key` in hints.
+fn read_provider<T>(
+    item: &Item<'_, '_>,
+    key: &'static str,
+    more: impl FnOnce(&mut Table<'_, '_>) -> T,
+) -> Option<(ProviderRef, T)> {
     if !item.is_table() {
-        let hint = format!("put it into the server's environment, and write {key} = {EXAMPLE}");
-        let message = "this file says where a secret is, and never holds one";
-        item.wrong(format_args!("{} must be a table: {message}", quoted(key)), Some(hint));
+        let hint = match key {
+            "headers" => format!("put it into the server's environment, and write the header's name = {EXAMPLE}"),
+            key => format!("put it into the server's environment, and write {key} = {EXAMPLE}"),
+        };
+        let what = if key == "headers" { "a header".to_owned() } else { quoted(key) };
+        item.wrong(
+            format_args!("{what} must be a table: this file says where a secret is, and never holds one"),
+            Some(hint),
+        );
         return None;
     }
     let mut table = item.table()?;
@@ -223,138 +247,13 @@ fn read_secret(table: &mut Table<'_, '_>, key: &'static str) -> Option<ProviderR
             }
         }
     });
+    let more = more(&mut table);
     if provider.is_some() {
         // Other providers have other keys.
         table.finish();
     }
-    provider.and(name).map(|name| ProviderRef::Env { name })
+    Some((provider.and(name).map(|name| ProviderRef::Env { name })?, more))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(text: &str) -> String {
-        parse_vault("vault.toml", text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn every_kind_of_credential() {
-        let vault = parse_vault(
-            "vault.toml",
-            r#"
-[credentials."API.stripe.com"]
-type = "bearer"
-token = { provider = "env", name = "STRIPE" }
-[credentials."pb.example.com"]
-type = "basic"
-username = { provider = "env", name = "U" }
-password = { provider = "env", name = "P" }
-[credentials."*.s3.amazonaws.com"]
-type = "header"
-name = "X-Api-Key"
-prefix = "Token "
-[credentials."*.s3.amazonaws.com".value]
-provider = "env"
-name = "V"
-"#,
-        )
-        .unwrap();
-        let credential = |host: &str| &vault.credentials[&host.parse::<HostPattern>().unwrap()];
-        let env = |name: &str| ProviderRef::Env { name: name.parse().unwrap() };
-        assert_eq!(credential("api.stripe.com").kind, CredentialKind::Bearer { token: env("STRIPE") });
-        assert_eq!(credential("api.stripe.com").origin.to_string(), "vault.toml:2");
-        assert_eq!(credential("pb.example.com").kind, CredentialKind::Basic { username: env("U"), password: env("P") });
-        assert_eq!(
-            credential("*.s3.amazonaws.com").kind,
-            CredentialKind::Header { name: "x-api-key".parse().unwrap(), value: env("V"), prefix: "Token ".into() }
-        );
-        assert_eq!(parse_vault("vault.toml", "").unwrap(), VaultConfig::default());
-    }
-
-    #[test]
-    fn a_secret_in_the_file_is_refused_and_not_repeated() {
-        for line in [
-            "token = \"sk_live_51H\"",
-            "token = { provider = \"env\", name = \"sk_live_51H-x\" }",
-            "token = { provider = \"sk_live_51H\" }",
-            "token = [\"sk_live_51H\"]",
-            "token = { provider = \"env\", name = [\"sk_live_51H\"] }",
-            "token = 51515151 # sk_live_51H",
-            "token = { provider = 51515151, name = 51515151 }",
-            "token = { provider = \"env\", name = \"A\", value = \"sk_live_51H\" }",
-            "token = sk_live_51H",
-            "token = \"sk_live_51H",
-        ] {
-            let problems = problems(&format!("[credentials.\"api.stripe.com\"]\ntype = \"bearer\"\n{line}\n"));
-            assert!(problems.contains("vault.toml:3:"), "{problems}");
-            assert!(!problems.contains("sk_live") && !problems.contains("51515151"), "{problems}");
-        }
-        assert_eq!(
-            problems("[credentials.\"a.example\"]\ntype = \"bearer\"\ntoken = \"x\""),
-            "vault.toml:3:9: `token` must be a table: this file says where a secret is, and never holds one\n    help: put \
-             it into the server's environment, and write token = { provider = \"env\", name = \"STRIPE_API_KEY\" }"
-        );
-    }
-
-    #[test]
-    fn all_problems_at_once() {
-        let problems = problems(
-            r#"[credentials."https://api.stripe.com/v1"]
-type = "barer"
-[credentials."b.example"]
-type = "basic"
-user = { provider = "env", name = "U" }
-password = { provider = "vault", name = "P" }
-[credentials.c.example.com]
-type = "bearer"
-[credentials."d.example"]
-[credential]
-"#,
-        );
-        let lines: Vec<&str> = problems.lines().collect();
-        assert_eq!(
-            lines,
-            [
-                "vault.toml:1:14: `https://api.stripe.com/v1` is not a host: give the host name alone, without scheme, path, \
-                 user or port",
-                "    help: write [credentials.\"api.stripe.com\"]",
-                "vault.toml:2:8: there is no credential of type `barer`",
-                "    help: did you mean \"bearer\"?",
-                "vault.toml:3:14: `b.example` needs `username`",
-                "    help: add username = { provider = \"env\", name = \"STRIPE_API_KEY\" }",
-                "vault.toml:5:1: unknown key `user`",
-                "    help: known here: type, username, password",
-                "vault.toml:6:25: there is no such provider",
-                "    help: write provider = \"env\": it is the only one",
-                "vault.toml:7:14: `c.example.com` is read as tables in tables",
-                "    help: write the name in quotes: [credentials.\"c.example.com\"]",
-                "vault.toml:9:14: `d.example` needs `type`",
-                "    help: add type = \"bearer\"",
-                "vault.toml:10:2: unknown key `credential`",
-                "    help: did you mean `credentials`?",
-            ]
-        );
-    }
-
-    #[test]
-    fn headers_that_steer_are_refused() {
-        for (name, error) in [
-            (":authority", CredentialHeaderError::Pseudo),
-            ("Host", CredentialHeaderError::Routing),
-            ("X-Forwarded-Host", CredentialHeaderError::Routing),
-            ("Connection", CredentialHeaderError::Connection),
-            ("transfer-encoding", CredentialHeaderError::Connection),
-            ("X-Envoy-Original-Path", CredentialHeaderError::Envoy),
-            ("a b", CredentialHeaderError::NotAHeader),
-            ("", CredentialHeaderError::NotAHeader),
-            ("x\r\n", CredentialHeaderError::NotAHeader),
-        ] {
-            assert_eq!(name.parse::<CredentialHeader>(), Err(error), "{name:?}");
-        }
-        assert_eq!("X-API-Key".parse::<CredentialHeader>().unwrap().as_str(), "x-api-key");
-        let text = "[credentials.\"a.example\"]\ntype = \"header\"\nname = \"x\"\nvalue = { provider = \"env\", name = \
-                    \"V\" }\nprefix = \"a\\r\\nb\"";
-        assert!(problems(text).contains("vault.toml:5:10: `prefix`"));
-    }
-}
+mod tests;

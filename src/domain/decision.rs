@@ -235,7 +235,9 @@ impl Denial {
                 "send a token in the Authorization header; `mint --hosts {host}` makes one (STRICT_MODE refuses requests without)"
             ),
             Self::SeveralTokens => "send one token only".to_owned(),
-            Self::MisplacedToken(_) => "send the token in the Authorization or x-api-key header".to_owned(),
+            Self::MisplacedToken(_) => {
+                "send the token in the Authorization header, or where the API takes its key".to_owned()
+            }
             Self::Token(TokenError::Signature | TokenError::UnknownKey) => {
                 format!(
                     "the token was changed, or made for another server; `mint --hosts {host}` makes one for this server"
@@ -316,7 +318,8 @@ fn judge<T>(
         return Err(Denial::LimitMethod { host: host.clone(), method: excerpt(&method) });
     }
     if !path.map_or(limits.paths.is_none(), |path| limits.allow_path(path)) {
-        let path = path.map_or(request.target, RequestPath::as_str);
+        // The query may hold the token, and this text is shown and kept.
+        let path = request.target.split(['?', '#']).next().unwrap_or_default();
         return Err(Denial::LimitPath { host: host.clone(), path: excerpt(path) });
     }
     caveats.transpose()?;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::leaves::LeafSource;
 use super::sandboxes::{Servings, Trust};
 use super::status::Status;
-use crate::config::{CredentialConfig, CredentialKind, Diagnostic, Loaded, ProviderRef, VaultConfig};
+use crate::config::{CredentialConfig, CredentialKind, Diagnostic, HeaderConfig, Loaded, ProviderRef, VaultConfig};
 use crate::domain::decision::Rules;
 use crate::domain::macaroon::TokenPrefix;
 use crate::domain::names::HostPattern;
@@ -23,7 +23,7 @@ use crate::domain::secret::Secret;
 use crate::metrics::ServerMetrics;
 use crate::pki::Ca;
 use crate::state::SigningKeys;
-use crate::vault::{Credential, Credentials, Vault, VaultState};
+use crate::vault::{Credential, Credentials, HeaderCredential, Vault, VaultState};
 use crate::xds::resources::{self, Leaves, TrustedCa};
 use crate::xds::snapshot::{Fleet, ResourceType};
 
@@ -188,9 +188,13 @@ fn credential(config: &CredentialConfig, environment: &Environment) -> Result<Cr
         CredentialKind::Basic { username, password } => {
             Credential::Basic { username: secret(username)?, password: secret(password)? }
         }
-        CredentialKind::Header { name, value, prefix } => {
-            Credential::Header { name: name.to_string(), prefix: prefix.to_string(), value: secret(value)? }
+        CredentialKind::Headers(headers) => {
+            let headers = headers.iter().map(|HeaderConfig { name, value, prefix }| {
+                Ok(HeaderCredential { name: name.to_string(), prefix: prefix.to_string(), value: secret(value)? })
+            });
+            Credential::Headers(headers.collect::<Result<_, Missing>>()?)
         }
+        CredentialKind::Query { name, value } => Credential::Query { name: name.to_string(), value: secret(value)? },
     })
 }
 
@@ -237,10 +241,23 @@ password = { provider = "env", name = "B_PASSWORD" }
 type = "header"
 name = "x-api-key"
 value = { provider = "env", name = "sk_live_51H" }
+[credentials."d.example"]
+type = "headers"
+headers = { x-d1 = { provider = "env", name = "A_KEY" }, x-d2 = { provider = "env", name = "D_KEY" } }
+[credentials."e.example"]
+type = "query"
+name = "key"
+value = { provider = "env", name = "E_KEY" }
 "#;
 
-    const GOOD: [(&str, &[u8]); 4] =
-        [("A_KEY", b"secret-a"), ("B_USER", b"secret-b"), ("B_PASSWORD", b"secret:b"), ("sk_live_51H", b"secret-c")];
+    const GOOD: [(&str, &[u8]); 6] = [
+        ("A_KEY", b"secret-a"),
+        ("B_USER", b"secret-b"),
+        ("B_PASSWORD", b"secret:b"),
+        ("sk_live_51H", b"secret-c"),
+        ("D_KEY", b"secret-d"),
+        ("E_KEY", b"secret-e"),
+    ];
 
     /// What is wrong when these variables are other than [`GOOD`]; `None` is one that is not set.
     fn problems(changes: &[(&str, Option<&[u8]>)]) -> Vec<Diagnostic> {
@@ -269,7 +286,7 @@ value = { provider = "env", name = "sk_live_51H" }
 
     #[test]
     fn everything_that_is_missing_is_named_with_its_line() {
-        let all = problems(&[("A_KEY", None), ("B_PASSWORD", None), ("sk_live_51H", None)]);
+        let all = problems(&[("A_KEY", None), ("B_PASSWORD", None), ("sk_live_51H", None), ("E_KEY", None)]);
         let mut lines: Vec<(u32, &str)> = all.iter().map(|problem| (problem.line, problem.message.as_str())).collect();
         lines.sort_unstable();
         assert_eq!(
@@ -278,6 +295,8 @@ value = { provider = "env", name = "sk_live_51H" }
                 (1, "[credentials.\"a.example\"]: the environment variable A_KEY is not set"),
                 (4, "[credentials.\"b.example\"]: the environment variable B_PASSWORD is not set"),
                 (8, "[credentials.\"*.c.example\"]: the environment variable that is named here is not set"),
+                (12, "[credentials.\"d.example\"]: the environment variable A_KEY is not set"),
+                (15, "[credentials.\"e.example\"]: the environment variable E_KEY is not set"),
             ]
         );
         let hint = all.iter().find(|problem| problem.line == 1).and_then(|problem| problem.hint.as_deref());
@@ -287,9 +306,10 @@ value = { provider = "env", name = "sk_live_51H" }
     #[test]
     fn what_cannot_be_a_header_is_refused_without_repeating_it() {
         for (name, value, line) in [
-            ("A_KEY", &b"secret-\r\nx: y"[..], 1),
-            ("A_KEY", b"", 1),
-            ("A_KEY", b"secret-\xff", 1),
+            ("B_PASSWORD", &b"secret-\r\nx: y"[..], 4),
+            ("D_KEY", b"", 12),
+            ("D_KEY", b"secret-\xff", 12),
+            ("E_KEY", b"secret-\n\n=\0", 15),
             ("B_USER", b"secret-:b", 4),
             ("sk_live_51H", b"secret-\0", 8),
         ] {

@@ -4,14 +4,15 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! `request` and `response` are pure; `service` is the thin tonic shell around them.
+//! `request`, `query` and `response` are pure; `service` is the thin tonic shell around them.
 
 mod metrics;
+mod query;
 mod request;
 mod response;
 mod secrets;
 mod service;
 
 pub use metrics::VaultMetrics;
-pub use secrets::{Credential, CredentialError, Credentials};
+pub use secrets::{Credential, CredentialError, Credentials, HeaderCredential};
 pub use service::{Observation, Observer, Vault, VaultState};

@@ -10,6 +10,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
+use super::query;
+use super::secrets::Credentials;
 use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
@@ -21,34 +23,15 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A header in which a token is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenHeader {
-    Authorization,
-    XApiKey,
-}
-
-impl TokenHeader {
-    const ALL: [Self; 2] = [Self::Authorization, Self::XApiKey];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Authorization => "authorization",
-            Self::XApiKey => "x-api-key",
-        }
-    }
-
-    fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|header| header.name() == name)
-    }
-}
+/// Where APIs take a key, and so where a token is looked for at every host; lower case, as Envoy names headers.
+const TOKEN_HEADERS: [&str; 5] = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "private-token"];
 
 /// What was read from a `CheckRequest`.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     pub(super) access: AccessRequest<'a>,
     /// The headers the token was found in: they do not travel on.
-    pub(super) token_headers: Vec<TokenHeader>,
+    pub(super) token_headers: Vec<&'a str>,
     /// Whether a refusal is to be JSON.
     pub(super) wants_json: bool,
 }
@@ -58,41 +41,39 @@ pub(super) struct Asked<'a> {
 #[error("the check request has no {0}: it does not come from a route that this server made")]
 pub(super) struct NotOurs(&'static str);
 
-pub(super) fn read<'a>(check: &'a CheckRequest, prefix: &TokenPrefix) -> Result<Asked<'a>, NotOurs> {
+/// Reads `check`. A token is looked for in [`TOKEN_HEADERS`], and where the credential of the host goes.
+pub(super) fn read<'a>(
+    check: &'a CheckRequest,
+    prefix: &TokenPrefix,
+    credentials: &Credentials,
+) -> Result<Asked<'a>, NotOurs> {
     let attributes = check.attributes.as_ref().ok_or(NotOurs("attributes"))?;
     let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(NotOurs("HTTP request"))?;
     let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
     let headers = http.header_map.as_ref().ok_or(NotOurs("raw headers"))?;
+    let sandbox = extension(SANDBOX_EXTENSION).ok_or(NotOurs("sandbox"))?;
+    let host = extension(HOST_EXTENSION).ok_or(NotOurs("host"))?;
 
+    let places = credentials.places(host);
     let mut found = Found::default();
     let mut reader = Reader::default();
     // Envoy sends the path as the upstream will see it, query included.
-    if prefix.looks_like_token(http.path.as_bytes()) {
-        found.misplaced = Some("the URL".into());
-    }
+    found.look_in_url(&http.path, places.parameter(), prefix);
     for header in &headers.headers {
-        let value = value(header);
-        match TokenHeader::of(&header.key) {
-            Some(kind) => found.look_in(kind, value, prefix),
-            None if header.key == "accept" => reader.accept(value),
+        let (name, value) = (header.key.as_str(), value(header));
+        match name {
+            _ if TOKEN_HEADERS.contains(&name) || places.has_header(name) => found.look_in(name, value, prefix),
+            "accept" => reader.accept(value),
             // The path was looked at above.
-            None if header.key.starts_with(':') => {}
-            None if prefix.looks_like_token(value) => {
-                found.misplaced = Some(format!("the header `{}`", header.key).into());
-            }
-            None if header.key == "user-agent" => reader.user_agent(value),
-            None => {}
+            _ if name.starts_with(':') => {}
+            _ if prefix.looks_like_token(value) => found.misplaced = Some(format!("the header `{name}`").into()),
+            "user-agent" => reader.user_agent(value),
+            _ => {}
         }
     }
-    let token_headers = found.headers.clone();
+    let token_headers = std::mem::take(&mut found.headers);
     Ok(Asked {
-        access: AccessRequest {
-            sandbox: extension(SANDBOX_EXTENSION).ok_or(NotOurs("sandbox"))?,
-            host: extension(HOST_EXTENSION).ok_or(NotOurs("host"))?,
-            method: &http.method,
-            target: &http.path,
-            token: found.presented(),
-        },
+        access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
         wants_json: reader.wants_json(),
     })
@@ -136,30 +117,55 @@ struct Found<'a> {
     token: Option<Cow<'a, str>>,
     several: bool,
     misplaced: Option<Cow<'a, str>>,
-    headers: Vec<TokenHeader>,
+    headers: Vec<&'a str>,
 }
 
 impl<'a> Found<'a> {
-    fn look_in(&mut self, header: TokenHeader, value: &'a [u8], prefix: &TokenPrefix) {
-        let token = match header {
-            TokenHeader::XApiKey => plain(value, prefix),
-            TokenHeader::Authorization => authorization(value, prefix),
-        };
-        let Some(token) = token else {
+    fn look_in(&mut self, header: &'a str, value: &'a [u8], prefix: &TokenPrefix) {
+        let Some(token) = in_header(value, prefix) else {
             // Not as the whole value, yet in it: it would travel on.
-            let in_basic = || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair));
-            if prefix.looks_like_token(value) || header == TokenHeader::Authorization && in_basic() {
-                self.misplaced = Some(format!("an unusual form in the header `{}`", header.name()).into());
+            if prefix.looks_like_token(value) || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair)) {
+                self.misplaced = Some(format!("an unusual form in the header `{header}`").into());
             }
             return;
         };
+        self.take(token);
+        if !self.headers.contains(&header) {
+            self.headers.push(header);
+        }
+    }
+
+    /// `own` is the parameter of the query in which the host's credential goes.
+    fn look_in_url(&mut self, target: &'a str, own: Option<&str>, prefix: &TokenPrefix) {
+        let Some(own) = own else {
+            if prefix.looks_like_token(target.as_bytes()) {
+                self.misplaced = Some("the URL".into());
+            }
+            return;
+        };
+        let (path, parameters) = query::split(target);
+        let mut elsewhere = prefix.looks_like_token(path.as_bytes());
+        for parameter in parameters {
+            let Some(value) = query::value_of(parameter, own) else {
+                elsewhere |= prefix.looks_like_token(parameter.as_bytes());
+                continue;
+            };
+            if let Some(token) = plain(&value, prefix) {
+                self.take(token.into_owned().into());
+            } else if prefix.looks_like_token(&value) {
+                self.misplaced = Some(format!("an unusual form in the query parameter `{own}`").into());
+            }
+        }
+        if elsewhere {
+            self.misplaced = Some("the URL".into());
+        }
+    }
+
+    fn take(&mut self, token: Cow<'a, str>) {
         match &self.token {
             Some(other) if *other != token => self.several = true,
             Some(_) => {}
             None => self.token = Some(token),
-        }
-        if !self.headers.contains(&header) {
-            self.headers.push(header);
         }
     }
 
@@ -181,7 +187,7 @@ fn plain<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
 }
 
 /// `SCHEME token` with any scheme, a bare token, or `Basic` with the token as user or password.
-fn authorization<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
+fn in_header<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> {
     if let Some(token) = plain(value, prefix) {
         return Some(token);
     }
@@ -218,7 +224,9 @@ mod tests {
     use envoy_types::pb::envoy::config::core::v3::HeaderMap;
     use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_context};
 
+    use super::super::secrets::{Credential, HeaderCredential};
     use super::*;
+    use crate::domain::secret::Secret;
 
     const TOKEN: &str = "acm_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -248,9 +256,18 @@ mod tests {
         }
     }
 
+    /// The host of [`check`] has a header of its own.
+    fn credentials() -> Credentials {
+        let value = Secret::new(b"sk_live_1".to_vec()).unwrap();
+        let header = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: value.clone() };
+        let query = Credential::Query { name: "key".to_owned(), value };
+        let hosts = [("api.stripe.com", Credential::Headers(vec![header])), ("*.query.example", query)];
+        Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential))).unwrap()
+    }
+
     fn presented(headers: &[(&str, &[u8])]) -> String {
         let check = check("/v1", headers);
-        match read(&check, &TokenPrefix::default()).unwrap().access.token {
+        match read(&check, &TokenPrefix::default(), &credentials()).unwrap().access.token {
             Presented::None => "none".to_owned(),
             Presented::Token(token) => token.into_owned(),
             Presented::Several => "several".to_owned(),
@@ -276,9 +293,10 @@ mod tests {
             basic(&format!("{TOKEN}:{TOKEN}")),
             basic(&format!("a:{TOKEN}")).trim_end_matches('=').to_owned(),
         ] {
-            assert_eq!(presented(&[("authorization", value.as_bytes())]), TOKEN, "{value}");
+            for header in TOKEN_HEADERS.iter().chain(&["x-own-key"]) {
+                assert_eq!(presented(&[(header, value.as_bytes())]), TOKEN, "{header}: {value}");
+            }
         }
-        assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes())]), TOKEN);
         assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("authorization", basic(TOKEN).as_bytes())]), TOKEN);
     }
 
@@ -300,9 +318,61 @@ mod tests {
             assert!(presented(&[("authorization", basic(&pair).as_bytes())]).contains("unusual"), "{pair}");
         }
         let with_query = check(&format!("/v1?key={TOKEN}"), &[]);
-        let asked = read(&with_query, &TokenPrefix::default()).unwrap();
+        let asked = read(&with_query, &TokenPrefix::default(), &credentials()).unwrap();
         assert!(matches!(asked.access.token, Presented::Misplaced(_)));
         assert!(!format!("{asked:?}").contains(&TOKEN[4..40]) || !format!("{:?}", asked.access.token).contains("acm_"));
+    }
+
+    #[test]
+    fn the_header_of_a_credential_is_looked_in_at_its_own_host_alone() {
+        let mut check = check("/v1", &[("x-own-key", TOKEN.as_bytes())]);
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
+        assert_eq!(asked.token_headers, ["x-own-key"]);
+        check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), "a.example".to_owned());
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
+        assert!(matches!(asked.access.token, Presented::Misplaced(_)) && asked.token_headers.is_empty());
+    }
+
+    #[test]
+    fn the_parameter_of_a_credential_is_looked_in_at_its_own_host_alone() {
+        let other = TOKEN.replace('A', "B");
+        for (target, expected) in [
+            (format!("/v1?key={TOKEN}"), "token"),
+            (format!("/v1?a=b&k%65y=%61cm_{}&c", &TOKEN[4..]), "token"),
+            (format!("/v1?key={TOKEN}&key=mine&key={TOKEN}"), "token"),
+            ("/v1?key=mine".to_owned(), "none"),
+            (format!("/v1?key={TOKEN}&key={other}"), "several"),
+            (format!("/v1?key=%22{TOKEN}%22"), "an unusual form in the query parameter `key`"),
+            (format!("/v1?key={TOKEN}&other={TOKEN}"), "the URL"),
+            (format!("/v1?{TOKEN}"), "the URL"),
+            (format!("/v1?a=b;key={TOKEN}"), "the URL"),
+            (format!("/key={TOKEN}?key={TOKEN}"), "the URL"),
+        ] {
+            let mut check = check(&target, &[]);
+            for (host, expected) in [("a.query.example", expected), ("api.stripe.com", "the URL")] {
+                check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), host.to_owned());
+                let found = match read(&check, &TokenPrefix::default(), &credentials()).unwrap().access.token {
+                    Presented::None => "none".to_owned(),
+                    Presented::Token(token) => token.replace(TOKEN, "token"),
+                    Presented::Several => "several".to_owned(),
+                    Presented::Misplaced(place) => place.into_owned(),
+                };
+                if host == "a.query.example" || target.contains(TOKEN) {
+                    assert_eq!(found, expected, "{host}{target}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_header_with_the_token_is_named_once() {
+        let bearer = format!("Bearer {TOKEN}");
+        let token = TOKEN.as_bytes();
+        let headers: &[(&str, &[u8])] =
+            &[("api-key", token), ("authorization", bearer.as_bytes()), ("api-key", token), ("private-token", b"mine")];
+        let check = check("/v1", headers);
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
+        assert_eq!(asked.token_headers, ["api-key", "authorization"]);
     }
 
     #[test]
@@ -310,16 +380,17 @@ mod tests {
         let other = TOKEN.replace('A', "B");
         assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("authorization", other.as_bytes())]), "several");
         assert_eq!(presented(&[("x-api-key", TOKEN.as_bytes()), ("x-api-key", other.as_bytes())]), "several");
+        assert_eq!(presented(&[("x-own-key", TOKEN.as_bytes()), ("private-token", other.as_bytes())]), "several");
     }
 
     #[test]
     fn identity_is_never_read_from_the_request() {
         let mut check = check("/", &[("x-target-host", b"api.openai.com"), ("x-forwarded-host", b"api.openai.com")]);
-        let asked = read(&check, &TokenPrefix::default()).unwrap();
+        let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
         assert_eq!((asked.access.sandbox, asked.access.host), ("demo", "api.stripe.com"));
         check.attributes.as_mut().unwrap().context_extensions.remove("host");
-        assert!(read(&check, &TokenPrefix::default()).unwrap_err().to_string().contains("no host"));
-        assert!(read(&CheckRequest::default(), &TokenPrefix::default()).is_err());
+        assert!(read(&check, &TokenPrefix::default(), &credentials()).unwrap_err().to_string().contains("no host"));
+        assert!(read(&CheckRequest::default(), &TokenPrefix::default(), &credentials()).is_err());
     }
 
     #[test]
@@ -335,7 +406,7 @@ mod tests {
         ] {
             let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
             let check = check("/", &headers);
-            let asked = read(&check, &TokenPrefix::default()).unwrap();
+            let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
             assert_eq!(asked.wants_json, json, "{headers:?}");
         }
     }

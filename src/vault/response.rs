@@ -10,18 +10,21 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc::Status;
 use tonic::Code;
 
-use super::request::TokenHeader;
+use super::query;
 use super::secrets::Injection;
 use crate::domain::decision::Denial;
 
-/// The request goes on with the credential; the token does not.
-pub(super) fn inject(injection: &Injection, token_headers: &[TokenHeader]) -> CheckResponse {
-    let removed = token_headers.iter().map(|header| header.name()).filter(|&name| name != injection.header);
-    allow(OkHttpResponse {
-        headers: vec![header(&injection.header, injection.value.as_str(), HeaderAppendAction::OverwriteIfExistsOrAdd)],
-        headers_to_remove: removed.map(str::to_owned).collect(),
-        ..Default::default()
-    })
+/// The request for `target` goes on with the credential; the token does not.
+pub(super) fn inject(injection: &Injection, token_headers: &[&str], target: &str) -> CheckResponse {
+    let set = |name: &str, value: &str| header(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd);
+    let headers: Vec<HeaderValueOption> = match injection {
+        Injection::Headers(headers) => headers.iter().map(|(name, value)| set(name, value.as_str())).collect(),
+        Injection::Query { name, assignment } => vec![set(":path", &query::with(target, name, assignment.as_str()))],
+    };
+    let is_set =
+        |name: &str| headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key == name);
+    let removed = token_headers.iter().filter(|name| !is_set(name)).map(|&name| name.to_owned()).collect();
+    allow(OkHttpResponse { headers, headers_to_remove: removed, ..Default::default() })
 }
 
 /// The request goes on as it is.

@@ -7,8 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use super::query;
 use crate::domain::decision::Grant;
-use crate::domain::names::HostPattern;
+use crate::domain::names::{Host, HostPattern};
 use crate::domain::secret::{Secret, SecretError};
 
 /// A credential, with the secrets it is made of.
@@ -26,15 +27,26 @@ pub enum Credential {
         /// The password.
         password: Secret,
     },
-    /// A header of its own, as `x-api-key: KEY`.
-    Header {
-        /// The header's name, lower case.
+    /// Headers of its own, as `x-api-key: KEY`.
+    Headers(Vec<HeaderCredential>),
+    /// A parameter of the query, as `?key=KEY`.
+    Query {
+        /// The parameter's name: letters, digits and `-._~`.
         name: String,
-        /// What comes before the secret, with its space if there is to be one.
-        prefix: String,
-        /// The secret.
+        /// The secret, as it is before it is encoded.
         value: Secret,
     },
+}
+
+/// A header with a secret in it.
+#[derive(Debug)]
+pub struct HeaderCredential {
+    /// The header's name, lower case.
+    pub name: String,
+    /// What comes before the secret, with its space if there is to be one.
+    pub prefix: String,
+    /// The secret.
+    pub value: Secret,
 }
 
 /// Why secrets do not make a credential; names no value.
@@ -43,20 +55,30 @@ pub enum CredentialError {
     /// RFC 7617 §2 has no way to carry it.
     #[error("the user name of a `basic` credential cannot have a colon")]
     ColonInUsername,
-    /// Together they are no header value.
-    #[error("the credential does not make a header value: {0}")]
-    Header(#[from] SecretError),
+    /// Together they cannot be sent.
+    #[error("the credential cannot be sent: {0}")]
+    Illegal(#[from] SecretError),
 }
 
-/// The header that carries a credential to the upstream.
-pub(super) struct Injection {
-    pub(super) header: String,
-    pub(super) value: Secret,
+/// What carries a credential to the upstream.
+pub(super) enum Injection {
+    /// These headers.
+    Headers(Vec<(String, Secret)>),
+    /// This parameter of the query.
+    Query {
+        /// Its name.
+        name: String,
+        /// `name=value`, encoded.
+        assignment: Secret,
+    },
 }
 
 impl fmt::Debug for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Injection").field("header", &self.header).finish_non_exhaustive()
+        match self {
+            Self::Headers(headers) => f.debug_set().entries(headers.iter().map(|(name, _)| name)).finish(),
+            Self::Query { name, .. } => f.debug_struct("Query").field("name", name).finish_non_exhaustive(),
+        }
     }
 }
 
@@ -69,7 +91,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// These credentials; what goes into the header is made once, here.
+    /// These credentials; what goes into the request is made once, here.
     ///
     /// # Errors
     /// The first credential that cannot be sent, with its host.
@@ -95,32 +117,74 @@ impl Credentials {
 
     /// The credential for the upstream that was granted.
     pub(super) fn injection(&self, grant: &Grant) -> Option<&Injection> {
-        let host = grant.host();
-        self.exact
-            .get(host.as_str())
-            .or_else(|| self.patterns.iter().find(|(pattern, _)| pattern.matches(host)).map(|(_, injection)| injection))
+        self.find(grant.host().as_str())
+    }
+
+    /// Where the credential of a host goes; nowhere when it has none. Needs no grant: it gives names, no secret.
+    pub(super) fn places(&self, host: &str) -> Places<'_> {
+        Places(self.find(host))
+    }
+
+    fn find(&self, host: &str) -> Option<&Injection> {
+        self.exact.get(host).or_else(|| {
+            // No pattern, no copy of the name.
+            let host: Host = if self.patterns.is_empty() { return None } else { host.parse().ok()? };
+            self.patterns.iter().find(|(pattern, _)| pattern.matches(&host)).map(|(_, injection)| injection)
+        })
+    }
+}
+
+/// Where the credential of one host goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places<'a>(Option<&'a Injection>);
+
+impl<'a> Places<'a> {
+    /// Whether it goes into the header with this name, in lower case.
+    pub(super) fn has_header(self, name: &str) -> bool {
+        match self.0 {
+            Some(Injection::Headers(headers)) => headers.iter().any(|(header, _)| header == name),
+            Some(Injection::Query { .. }) | None => false,
+        }
+    }
+
+    /// The parameter of the query that it goes into.
+    pub(super) fn parameter(self) -> Option<&'a str> {
+        match self.0 {
+            Some(Injection::Query { name, .. }) => Some(name),
+            Some(Injection::Headers(_)) | None => None,
+        }
     }
 }
 
 impl Injection {
     fn new(credential: Credential) -> Result<Self, CredentialError> {
+        let authorization = |parts: &[&[u8]]| Ok(Self::Headers(vec![header("authorization".to_owned(), parts)?]));
         match credential {
-            Credential::Bearer { token } => Self::with("authorization".to_owned(), &[b"Bearer ", token.expose()]),
+            Credential::Bearer { token } => authorization(&[b"Bearer ", token.expose()]),
             Credential::Basic { username, password } => {
                 if username.expose().contains(&b':') {
                     return Err(CredentialError::ColonInUsername);
                 }
                 let pair = Zeroizing::new([username.expose(), b":", password.expose()].concat());
                 let encoded = Zeroizing::new(STANDARD.encode(&*pair));
-                Self::with("authorization".to_owned(), &[b"Basic ", encoded.as_bytes()])
+                authorization(&[b"Basic ", encoded.as_bytes()])
             }
-            Credential::Header { name, prefix, value } => Self::with(name, &[prefix.as_bytes(), value.expose()]),
+            Credential::Headers(headers) => {
+                let headers = headers
+                    .into_iter()
+                    .map(|HeaderCredential { name, prefix, value }| header(name, &[prefix.as_bytes(), value.expose()]));
+                Ok(Self::Headers(headers.collect::<Result<_, _>>()?))
+            }
+            Credential::Query { name, value } => {
+                let mut assignment = query::assignment(&name, value.expose());
+                Ok(Self::Query { name, assignment: Secret::new(std::mem::take(&mut assignment))? })
+            }
         }
     }
+}
 
-    fn with(header: String, parts: &[&[u8]]) -> Result<Self, CredentialError> {
-        Ok(Self { header, value: Secret::new(parts.concat())? })
-    }
+fn header(name: String, parts: &[&[u8]]) -> Result<(String, Secret), CredentialError> {
+    Ok((name, Secret::new(parts.concat())?))
 }
 
 #[cfg(test)]
@@ -131,27 +195,44 @@ mod tests {
         Secret::new(text.as_bytes().to_vec()).unwrap()
     }
 
+    fn own(name: &str, prefix: &str, value: &str) -> HeaderCredential {
+        HeaderCredential { name: name.to_owned(), prefix: prefix.to_owned(), value: secret(value) }
+    }
+
     #[test]
-    fn each_kind_makes_its_header() {
-        for (credential, header, value) in [
-            (Credential::Bearer { token: secret("sk_1") }, "authorization", "Bearer sk_1"),
-            (
-                Credential::Basic { username: secret("aladdin"), password: secret("open:sesame") },
-                "authorization",
-                "Basic YWxhZGRpbjpvcGVuOnNlc2FtZQ==",
-            ),
-            (
-                Credential::Header { name: "x-api-key".to_owned(), prefix: String::new(), value: secret("sk-ant-1") },
-                "x-api-key",
-                "sk-ant-1",
-            ),
+    fn each_kind_makes_its_headers() {
+        let basic = Credential::Basic { username: secret("aladdin"), password: secret("open:sesame") };
+        let two = vec![own("apikey", "", "sk_1"), own("authorization", "Bearer ", "sk_2")];
+        for (credential, expected) in [
+            (Credential::Bearer { token: secret("sk_1") }, &[("authorization", "Bearer sk_1")][..]),
+            (basic, &[("authorization", "Basic YWxhZGRpbjpvcGVuOnNlc2FtZQ==")]),
+            (Credential::Headers(vec![own("x-api-key", "", "sk-ant-1")]), &[("x-api-key", "sk-ant-1")]),
+            (Credential::Headers(two), &[("apikey", "sk_1"), ("authorization", "Bearer sk_2")]),
         ] {
             let injection = Injection::new(credential).unwrap();
-            assert_eq!(injection.header, header);
-            assert_eq!(injection.value.as_str(), value);
-            assert!(!format!("{injection:?}").contains(value));
+            let Injection::Headers(headers) = &injection else { panic!("{injection:?}") };
+            let found: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            assert_eq!(found, expected);
+            for (name, value) in expected {
+                assert!(!format!("{injection:?}").contains(value));
+                assert!(Places(Some(&injection)).has_header(name) && Places(Some(&injection)).parameter().is_none());
+            }
         }
         let colon = Credential::Basic { username: secret("a:b"), password: secret("c") };
         assert!(matches!(Injection::new(colon), Err(CredentialError::ColonInUsername)));
+    }
+
+    #[test]
+    fn a_parameter_is_encoded_and_does_not_show() {
+        let credential = Credential::Query { name: "key".to_owned(), value: secret("a b&c") };
+        assert!(!format!("{credential:?}").contains("a b"));
+        let injection = Injection::new(credential).unwrap();
+        let Injection::Query { name, assignment } = &injection else { panic!("{injection:?}") };
+        assert_eq!((name.as_str(), assignment.as_str()), ("key", "key=a%20b%26c"));
+        assert!(!format!("{injection:?}").contains("a%20b"));
+        assert_eq!(Places(Some(&injection)).parameter(), Some("key"));
+        assert!(!Places(Some(&injection)).has_header("key") && Places(None).parameter().is_none());
+        let long = Credential::Query { name: "key".to_owned(), value: secret(&" x".repeat(5000)) };
+        assert!(matches!(Injection::new(long), Err(CredentialError::Illegal(SecretError::TooLong))));
     }
 }

@@ -73,7 +73,7 @@ impl Vault {
     /// Answers one check at the time `now`, in Unix seconds.
     pub fn check(&self, check: &CheckRequest, now: u64) -> CheckResponse {
         let state = self.state.load();
-        let asked = match request::read(check, &state.rules.prefix) {
+        let asked = match request::read(check, &state.rules.prefix, &state.credentials) {
             Ok(asked) => asked,
             Err(error) => {
                 tracing::error!(%error, "refused a check request");
@@ -97,7 +97,7 @@ impl Vault {
                 Some(injection) => {
                     tell(None, true);
                     self.count(asked.access.host, "allow", "token");
-                    return response::inject(injection, &asked.token_headers);
+                    return response::inject(injection, &asked.token_headers, asked.access.target);
                 }
                 None => Denial::NoCredential(grant.host().clone()),
             },
