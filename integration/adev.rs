@@ -5,13 +5,13 @@ mod terminal;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::support::pty::Terminal;
-use crate::support::server::{Output, run};
+use crate::support::server::{Output, install, install_script, run};
 
 const ADEV: &str = env!("CARGO_BIN_EXE_adev");
 
@@ -187,10 +187,9 @@ fn with_server(desk: &Desk, script: &str) -> PathBuf {
     let adev = bin.join("adev");
     if !adev.exists() {
         // Not a link: the server is looked for beside the program's file.
-        fs::copy(ADEV, &adev).unwrap();
+        install(Path::new(ADEV), &adev);
     }
-    fs::write(bin.join("agent-creds"), format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(bin.join("agent-creds"), fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&format!("#!/bin/sh\n{script}\n"), &bin.join("agent-creds"));
     adev
 }
 

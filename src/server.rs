@@ -22,6 +22,7 @@ mod sandboxes;
 mod sockets;
 mod status;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub struct Options {
     pub runtime_dir: PathBuf,
     /// Where metrics and health are served.
     pub http: SocketAddr,
+    /// Whether a free port does when that one is in use.
+    pub http_any_port: bool,
     /// Which Envoy is kept running.
     pub envoy: KeepEnvoy,
     /// How long leaf certificates live.
@@ -259,7 +262,13 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
 
     let socket = sockets::bind(&envoy::xds_socket(&options.runtime_dir))?;
     let control = sockets::bind(&options.runtime_dir.join(CONTROL_SOCKET))?;
-    let http = TcpListener::bind(options.http).await.with_context(|| {
+    let http = match TcpListener::bind(options.http).await {
+        Err(error) if options.http_any_port && error.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(options.http.ip(), 0)).await
+        }
+        bound => bound,
+    };
+    let http = http.with_context(|| {
         format!("cannot listen on {} for metrics and health; choose another address with --http", options.http)
     })?;
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +14,8 @@ use agent_creds::sandbox::spec::body::{NetworkSpec, Runtime, SandboxSpec};
 use agent_creds::sandbox::spec::{SandboxLabels, ServerId};
 use futures_util::StreamExt;
 use tempfile::TempDir;
+
+use crate::support::server::install_script;
 
 /// Plenty, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -53,8 +54,7 @@ impl World {
         write("shop/certs/dev/ca.pem", "a CA\n");
         write("inside/resolv.conf", "nameserver 192.0.2.53\n");
         write("inside/ca.pem", "our CA\n");
-        write("helpers/aenv", AENV);
-        fs::set_permissions(world.path("helpers/aenv"), fs::Permissions::from_mode(0o755)).unwrap();
+        install_script(AENV, &world.path("helpers/aenv"));
         make_image(&world.image, &world.path("image.tar"));
         world
     }

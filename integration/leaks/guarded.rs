@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use super::core_is_forbidden;
 use crate::bad_input::place::{Place, REAL_KEY, healthy, tree};
-use crate::support::server::{DEADLINE, run};
+use crate::support::server::{DEADLINE, install, run};
 
 /// Not root, which may look into everything: the user `nobody` then.
 fn user() -> u32 {
@@ -41,7 +42,7 @@ impl Drop for Killed {
 fn the_same_user_can_neither_look_into_the_server_nor_have_its_core() {
     let place = Place::new();
     // Nobody may not be able to get at the folder of the build.
-    fs::copy(env!("CARGO_BIN_EXE_agent-creds"), place.path("agent-creds")).unwrap();
+    install(Path::new(env!("CARGO_BIN_EXE_agent-creds")), &place.path("agent-creds"));
     for path in tree(&place.path("")).into_keys().chain([place.path("")]) {
         if geteuid().is_root() {
             chown(path, Some(user()), Some(user())).unwrap();

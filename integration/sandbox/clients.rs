@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::world::{GIT_PASSWORD, GITHUB_KEY, HOSTS, World, copy_folder};
 use crate::support::netns::sdk_python;
-use crate::support::server::{ANTHROPIC_KEY, OPENAI_KEY, STRIPE_KEY, run};
+use crate::support::server::{ANTHROPIC_KEY, OPENAI_KEY, STRIPE_KEY, install, run};
 use crate::support::upstream::UpstreamConfig;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -131,7 +131,7 @@ fn clients_work_unmodified_with_gvisor() {
 /// Cargo, the one that compiled this, with a registry that wants a token: its index and its answer are files of the upstream.
 fn cargo_works(world: &World, files: &Path) {
     let sysroot = run(Command::new("rustc").args(["--print", "sysroot"])).stdout;
-    fs::copy(Path::new(sysroot.trim()).join("bin/cargo"), world.path("shop/cargo")).unwrap();
+    install(&Path::new(sysroot.trim()).join("bin/cargo"), &world.path("shop/cargo"));
     let registry = "https://git.example.com/files";
     let config = format!(r#"{{"dl": "{registry}/dl", "api": "{registry}", "auth-required": true}}"#);
     let answer =

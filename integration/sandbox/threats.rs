@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::yard::{DEADLINE, Service, Yard, container, docker, host, kill9, run_within, script, wait_until};
+use crate::support::server::{install, install_script};
 
 /// What every sandbox has of ours.
 const HELPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/helpers/bin/aenv");
@@ -277,7 +279,7 @@ fn the_first_process_finds_the_rules_in_force(runtime: &str) {
     let Some(lan) = own_address() else { panic!("this host has no route to anywhere") };
     service.answers_at(lan);
     // The real helper, but for what it does first of all.
-    fs::copy(HELPER, helpers.path().join("real")).unwrap();
+    install(Path::new(HELPER), &helpers.path().join("real"));
     fs::copy(script(), helpers.path().join("hostile.py")).unwrap();
     let first = format!(
         "#!/bin/sh\nif [ \"$1\" = init ]; then\n    cd /opt/agent-creds-bin\n    python3 hostile.py first {lan} {} \
@@ -285,10 +287,7 @@ fn the_first_process_finds_the_rules_in_force(runtime: &str) {
          /workspace/gateway.json &\nfi\nexec /opt/agent-creds-bin/real \"$@\"\n",
         service.port, service.port
     );
-    fs::write(helpers.path().join("aenv"), first).unwrap();
-    for file in ["aenv", "real"] {
-        fs::set_permissions(helpers.path().join(file), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
+    install_script(&first, &helpers.path().join("aenv"));
     let yard = Yard::new().with_env("AGENT_CREDS_HELPERS", helpers.path().to_str().unwrap());
     let project = yard.project("first", runtime, OWN);
     yard.launch(&project);

@@ -84,6 +84,9 @@ struct Serve {
     /// folder.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9902")]
     http: SocketAddr,
+    /// Take a free port when the one of --http is in use
+    #[arg(long)]
+    http_any_port: bool,
     /// Whether the server keeps an Envoy running.
     #[arg(long, value_enum, default_value_t = EnvoyMode::Process)]
     envoy: EnvoyMode,
@@ -238,6 +241,7 @@ fn run_server(args: Serve) -> anyhow::Result<ExitCode> {
         runtime_dir: absolute(&runtime_dir(args.runtime.runtime_dir, args.folders.state_dir.clone())?)?,
         state_dir: absolute(&state_dir(args.folders.state_dir)?)?,
         http: args.http,
+        http_any_port: args.http_any_port,
         envoy,
         leaf_lifetime: args.leaf_lifetime,
         strict: args.strict,

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,8 +19,6 @@ use crate::envoy;
 
 /// The server's program.
 const SERVER: &str = "agent-creds";
-/// Where the server serves metrics, when the port is free.
-const HTTP_PORT: u16 = 9902;
 /// The log of a server started here, in the runtime folder; its name says nothing of who started it.
 const LOG: &str = "server.log";
 /// The server keeps its log below this, in bytes.
@@ -181,17 +178,12 @@ fn spawn(place: &Place, program: &Path, log: File) -> Result<std::process::Child
     let mut command = Command::new(&place.own_program);
     command.args(["detach", "--"]).arg(program).args(["serve", "--no-config"]);
     command.arg("--state-dir").arg(&place.state_dir).arg("--runtime-dir").arg(&place.runtime_dir);
-    command.arg("--http").arg(http_address().to_string()).args(["--envoy", envoy]);
+    // Another server of this machine may have the usual port.
+    command.args(["--http-any-port", "--envoy", envoy]);
     command.arg("--log-limit").arg(LOG_LIMIT.to_string());
     // Nothing of where this was typed: not the folder, nor an agent-creds.toml in it.
     command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
     command.spawn().map_err(failed)
-}
-
-/// The usual port, else a free one: another server of this machine may have it.
-fn http_address() -> SocketAddr {
-    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP_PORT));
-    if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) }
 }
 
 /// The last lines of the log, of this start alone.

@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 
 pub use self::config::{ANTHROPIC_KEY, DEFAULT_VAULT, OPENAI_KEY, STRIPE_KEY, WorldConfig, loopback, upstream_section};
 pub use self::foreign::ForeignEnvoy;
-pub use self::process::{Output, envoy_bin, kill_all_of, run};
+pub use self::process::{Output, envoy_bin, install, install_script, kill_all_of, run};
 use super::client::Client;
 use crate::support::server::config::World;
 

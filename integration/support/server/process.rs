@@ -28,6 +28,21 @@ pub fn run(command: &mut Command) -> Output {
     }
 }
 
+/// Copies a program. By another process: a file that this one had open for writing cannot be run while a child of another
+/// test, between its fork and its exec, has that open too (ETXTBSY).
+pub fn install(program: &Path, to: &Path) {
+    let output = run(Command::new("install").args(["-m", "755"]).arg(program).arg(to));
+    assert!(output.status.success(), "{}", output.stderr);
+}
+
+/// Makes a program of this text, as [`install`] does.
+pub fn install_script(text: &str, to: &Path) {
+    let draft = to.with_extension("draft");
+    std::fs::write(&draft, text).unwrap();
+    install(&draft, to);
+    std::fs::remove_file(draft).unwrap();
+}
+
 /// The Envoy that the tests use, installed when there is none (`envoy/fetch.sh`).
 pub fn envoy_bin() -> &'static Path {
     static ENVOY: OnceLock<PathBuf> = OnceLock::new();
