@@ -49,6 +49,7 @@ fn every_flag_in_the_readme_exists() {
         help(server, &["ca", "show"]),
         help(mint, &[]),
         help(mint, &["attenuate"]),
+        help(env!("CARGO_BIN_EXE_actl"), &["log"]),
         help(adev, &["init"]),
         help(adev, &["stop"]),
         // curl's, in the tour.

@@ -1,6 +1,7 @@
 //! Requests through a real Envoy: what is injected, what is refused and how, and what a hostile request cannot do.
 
 mod answers;
+mod audit;
 mod bodies;
 mod credentials;
 mod injection;

@@ -12,6 +12,7 @@
 
 mod activity;
 mod apply;
+mod auditing;
 mod control;
 mod envoy_container;
 mod harden;
@@ -41,6 +42,7 @@ use tonic::service::Routes;
 use self::activity::Activity;
 use self::apply::Applier;
 pub use self::apply::Environment;
+use self::auditing::{Watchers, Writer};
 use self::control::ControlService;
 use self::envoy_container::EnvoyContainer;
 use self::http::Pages;
@@ -58,7 +60,7 @@ use crate::sandbox::network::ServerPrefix;
 use crate::sandbox::spec::ServerId;
 use crate::sandbox::spec::body::GuardSpec;
 use crate::shutdown::{self, Shutdown};
-use crate::state::StateDir;
+use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::{Observer, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
 use crate::xds::resources::{TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
@@ -151,6 +153,8 @@ struct Prepared {
     sandboxes: Sandboxed,
     schedule: LeafSchedule,
     http_address_file: PathBuf,
+    /// Writes what is left, when nothing decides any more.
+    _audit_writer: Writer,
     /// Held until the end.
     _locks: Vec<std::fs::File>,
 }
@@ -278,7 +282,9 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         generation: 0,
     }));
     let activity = Arc::new(Activity::new());
-    let observer: Arc<dyn Observer> = Arc::clone(&activity) as _;
+    let audit = AuditLog::open(&state_dir, AUDIT_KEPT).context("cannot use the audit log")?;
+    let (watchers, audit_writer) = Watchers::start(Arc::clone(&activity), audit, options.prefix.clone(), &registry)?;
+    let observer: Arc<dyn Observer> = Arc::new(watchers);
     let vault = Vault::new(VaultState::default(), vault_metrics).observed_by(observer);
     let (trust, trust_rx) = watch::channel(Arc::new(Trust::of(&ca)));
     let xds = XdsService::new(fleet_rx, concat!("agent-creds ", env!("CARGO_PKG_VERSION")), xds_metrics);
@@ -347,6 +353,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         sandboxes,
         schedule,
         http_address_file,
+        _audit_writer: audit_writer,
         _locks: locks,
     })
 }
@@ -365,6 +372,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         sandboxes,
         schedule,
         http_address_file,
+        _audit_writer,
         _locks,
     } = prepared;
     let Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status } = sandboxes;

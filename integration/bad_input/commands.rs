@@ -235,7 +235,7 @@ fn help_tells_defaults_and_its_examples_are_right() {
 #[test]
 fn completions_are_scripts_of_their_shells() {
     let place = Place::new();
-    for program in [env!("CARGO_BIN_EXE_agent-creds"), env!("CARGO_BIN_EXE_mint")] {
+    for program in [env!("CARGO_BIN_EXE_agent-creds"), env!("CARGO_BIN_EXE_mint"), env!("CARGO_BIN_EXE_actl")] {
         for shell in ["bash", "zsh", "fish"] {
             let output = run(&mut place.command(program, &["completions", shell]));
             assert_eq!((code(&output), output.stderr.as_str()), (Some(0), ""));

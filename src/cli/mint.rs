@@ -21,7 +21,7 @@ use crate::domain::macaroon::{
 };
 use crate::domain::names::{HostPattern, Method, SandboxId};
 use crate::domain::policy::PathPattern;
-use crate::state::{IssuedToken, KeysError, StateDir, StateError, TokenLog, TokenLogError, existing_signing_keys};
+use crate::state::{IssuedToken, KeysError, LogError, StateDir, StateError, TokenLog, existing_signing_keys};
 
 /// The validity of a new token when nobody says: a day.
 const DEFAULT_VALIDITY: &str = "24h";
@@ -190,7 +190,7 @@ pub enum MintCliError {
     InUse(u64, KeyId),
     /// The log of tokens cannot be used.
     #[error(transparent)]
-    Log(#[from] TokenLogError),
+    Log(#[from] LogError),
     /// The token given is none.
     #[error("cannot read the token")]
     Token(#[from] TokenError),

@@ -2,6 +2,8 @@
 //! together. What comes from the process (arguments, environment, clock, streams) is passed in by `bin/*`.
 
 #[cfg(feature = "host")]
+pub mod actl;
+#[cfg(feature = "host")]
 pub mod adev;
 pub mod aenv;
 pub mod caveats;

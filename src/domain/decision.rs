@@ -108,6 +108,16 @@ pub enum Presented<'a> {
     Misplaced(Cow<'a, str>),
 }
 
+impl Presented<'_> {
+    /// The id of a token that can be read, whether its signature holds or not.
+    pub fn id(&self, prefix: &TokenPrefix) -> Option<TokenId> {
+        match self {
+            Self::Token(text) => Token::parse(text, prefix).ok().map(|token| token.id()),
+            Self::None | Self::Several | Self::Misplaced(_) => None,
+        }
+    }
+}
+
 impl fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -202,6 +212,15 @@ impl Denial {
             | Self::LimitMethod { .. }
             | Self::LimitPath { .. }
             | Self::NoCredential(_) => 403,
+        }
+    }
+
+    /// Whether the token's signature holds, so that its id is not just a claim.
+    pub fn is_after_verification(&self) -> bool {
+        match self {
+            Self::Caveat(_) | Self::LimitMethod { .. } | Self::LimitPath { .. } | Self::NoCredential(_) => true,
+            Self::Token(error) => *error == TokenError::Revoked,
+            Self::UnknownUpstream(_) | Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) => false,
         }
     }
 

@@ -138,7 +138,7 @@ impl Observer for Activity {
                 path: shown(path),
                 allowed: observation.refused.is_none(),
                 reason: observation.refused.map(ToString::to_string).unwrap_or_default(),
-                credential: observation.credential,
+                credential: observation.credential.is_some(),
             }),
         );
     }
@@ -153,7 +153,7 @@ pub(super) fn shown(text: &str) -> String {
     out
 }
 
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -167,8 +167,12 @@ mod tests {
             host: "a.example",
             method: "GET",
             target,
+            token: None,
+            decision: "allow",
+            reason: "token",
             refused: None,
-            credential: true,
+            credential: Some("a.example"),
+            latency: std::time::Duration::ZERO,
         });
     }
 

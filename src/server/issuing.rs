@@ -17,14 +17,14 @@ use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::domain::revocations::Revocations;
-use crate::state::{IssuedToken, SigningKeys, StateDir, TokenLog, TokenLogError, existing_signing_keys, keys_changed};
+use crate::state::{IssuedToken, LogError, SigningKeys, StateDir, TokenLog, existing_signing_keys, keys_changed};
 
 /// How often is looked. A revocation is to be in force within a second.
 const LOOK: Duration = Duration::from_millis(200);
 /// What waits to be written at most; more is refused.
 const WAITING: usize = 256;
 
-type Record = (Vec<IssuedToken>, oneshot::Sender<Result<(), TokenLogError>>);
+type Record = (Vec<IssuedToken>, oneshot::Sender<Result<(), LogError>>);
 
 /// The way to the log for those who mint in this server. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 //! The folder is made with mode 0700 and the key with 0600. Programs that start at the same time end up with the same key,
 //! and a crash leaves either no key or a whole one.
 
+mod audit;
 mod keys;
 mod tokens;
 
@@ -21,8 +22,9 @@ use zeroize::Zeroizing;
 
 use crate::domain::secret::{SigningKey, SigningKeyError};
 
+pub use self::audit::{AuditLog, AuditRecord, ChainError, KEPT as AUDIT_KEPT};
 pub use self::keys::{KeysError, SigningKeys, existing_signing_keys, keys_changed};
-pub use self::tokens::{Issued, IssuedToken, TokenLog, TokenLogError};
+pub use self::tokens::{Issued, IssuedToken, LogError, TokenLog};
 
 const KEY_FILE: &str = "signing.key";
 

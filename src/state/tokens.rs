@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use crate::domain::macaroon::{Caveat, Macaroon, TokenId};
 
@@ -42,9 +42,9 @@ const SCHEMA: &str = "
 
 /// Why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TokenLogError {
+pub enum LogError {
     /// SQLite cannot do what was asked.
-    #[error("cannot use the log of tokens {}", path.display())]
+    #[error("cannot use the log {}", path.display())]
     Sqlite {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum TokenLogError {
         source: rusqlite::Error,
     },
     /// The file cannot be made or looked at.
-    #[error("cannot open the log of tokens {}", path.display())]
+    #[error("cannot open the log {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -140,65 +140,23 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it is damaged, of a later version, or open to others.
-    pub fn open(state_dir: &Path) -> Result<Self, TokenLogError> {
+    pub fn open(state_dir: &Path) -> Result<Self, LogError> {
         let path = state_dir.join(FILE);
-        let failed = |source| TokenLogError::Io { path: path.clone(), source };
-        // One that is there is not opened: to close it again would drop the locks that SQLite has on it in this process.
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
-        }
-        let mode = path.metadata().map_err(failed)?.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(TokenLogError::Open { path, mode });
-        }
-        let connection = Connection::open(&path).and_then(|connection| {
-            connection.busy_timeout(PATIENCE)?;
-            write_ahead(&connection)?;
-            connection.pragma_update(None, "synchronous", "full")?;
-            connection.pragma_update(None, "trusted_schema", false)?;
-            Ok(connection)
-        });
-        let log = match connection {
-            Ok(connection) => Self { connection, path },
-            Err(source) => return Err(TokenLogError::Sqlite { path, source }),
-        };
-        log.prepare()?;
-        Ok(log)
+        let connection = open_private(&path, "full", VERSION, SCHEMA)?;
+        Ok(Self { connection, path })
     }
 
-    fn prepare(&self) -> Result<(), TokenLogError> {
-        let version = |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
-        let found: i64 = self.tried(version(&self.connection))?;
-        if found > VERSION {
-            return Err(TokenLogError::Newer(self.path.clone()));
-        }
-        if found == VERSION {
-            return Ok(());
-        }
-        self.tried((|| {
-            // Only one of those that start at once makes the tables.
-            let transaction =
-                rusqlite::Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate)?;
-            if version(&transaction)? == 0 {
-                transaction.execute_batch(SCHEMA)?;
-            }
-            transaction.commit()
-        })())
-    }
-
-    fn tried<T>(&self, outcome: rusqlite::Result<T>) -> Result<T, TokenLogError> {
-        outcome.map_err(|source| TokenLogError::Sqlite { path: self.path.clone(), source })
+    fn tried<T>(&self, outcome: rusqlite::Result<T>) -> Result<T, LogError> {
+        outcome.map_err(|source| LogError::Sqlite { path: self.path.clone(), source })
     }
 
     /// Adds tokens, all or none. What expired long ago is forgotten.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn record(&self, tokens: &[IssuedToken]) -> Result<(), TokenLogError> {
+    pub fn record(&self, tokens: &[IssuedToken]) -> Result<(), LogError> {
         self.tried((|| {
-            let transaction =
-                rusqlite::Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate)?;
+            let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
             for token in tokens {
                 transaction
                     .prepare_cached(
@@ -227,7 +185,7 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn revoke(&self, id: TokenId, now: i64, revoker: &str) -> Result<bool, TokenLogError> {
+    pub fn revoke(&self, id: TokenId, now: i64, revoker: &str) -> Result<bool, LogError> {
         let sql = "INSERT INTO revocation (id, revoked, revoker) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING";
         let changed = self.connection.execute(sql, params![id.as_bytes(), now, revoker]);
         Ok(self.tried(changed)? > 0)
@@ -237,7 +195,7 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn revoked_after(&self, seq: i64) -> Result<(Vec<TokenId>, i64), TokenLogError> {
+    pub fn revoked_after(&self, seq: i64) -> Result<(Vec<TokenId>, i64), LogError> {
         self.tried((|| {
             let mut statement =
                 self.connection.prepare_cached("SELECT seq, id FROM revocation WHERE seq > ?1 ORDER BY seq")?;
@@ -252,7 +210,7 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn version(&self) -> Result<i64, TokenLogError> {
+    pub fn version(&self) -> Result<i64, LogError> {
         self.tried(self.connection.pragma_query_value(None, "data_version", |row| row.get(0)))
     }
 
@@ -260,7 +218,7 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn find(&self, id: TokenId) -> Result<Option<Issued>, TokenLogError> {
+    pub fn find(&self, id: TokenId) -> Result<Option<Issued>, LogError> {
         let sql = format!("{SELECT} WHERE token.id = ?1");
         self.tried(self.connection.query_row(&sql, [id.as_bytes()], issued_of).optional())
     }
@@ -269,7 +227,7 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn all(&self) -> Result<Vec<Issued>, TokenLogError> {
+    pub fn all(&self) -> Result<Vec<Issued>, LogError> {
         self.tried((|| {
             let mut statement = self.connection.prepare(&format!("{SELECT} ORDER BY token.seq DESC"))?;
             statement.query_map([], issued_of)?.collect()
@@ -280,11 +238,50 @@ impl TokenLog {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn good_by_key(&self, key: &str, now: i64) -> Result<u64, TokenLogError> {
+    pub fn good_by_key(&self, key: &str, now: i64) -> Result<u64, LogError> {
         let sql = "SELECT count(*) FROM token LEFT JOIN revocation USING (id)
                    WHERE key = ?1 AND (expires IS NULL OR expires >= ?2) AND revocation.id IS NULL";
         let count: Result<i64, _> = self.connection.query_row(sql, params![key, now], |row| row.get(0));
         Ok(u64::try_from(self.tried(count)?).unwrap_or(0))
+    }
+}
+
+/// Opens a database that only its user may use, made with `schema` when there is none. `synchronous` is SQLite's setting: `full`
+/// when a commit must outlive the machine's crash.
+pub(super) fn open_private(path: &Path, synchronous: &str, version: i64, schema: &str) -> Result<Connection, LogError> {
+    let failed = |source| LogError::Io { path: path.to_owned(), source };
+    // One that is there is not opened: to close it again would drop the locks that SQLite has on it in this process.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let mode = path.metadata().map_err(failed)?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(LogError::Open { path: path.to_owned(), mode });
+    }
+    let read =
+        |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let opened = (|| {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(PATIENCE)?;
+        write_ahead(&connection)?;
+        connection.pragma_update(None, "synchronous", synchronous)?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        let found = read(&connection)?;
+        if found == 0 {
+            // Only one of those that start at once makes the tables.
+            let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
+            if read(&transaction)? == 0 {
+                transaction.execute_batch(schema)?;
+            }
+            transaction.commit()?;
+        }
+        Ok((found, connection))
+    })();
+    match opened {
+        Ok((found, _)) if found > version => Err(LogError::Newer(path.to_owned())),
+        Ok((_, connection)) => Ok(connection),
+        Err(source) => Err(LogError::Sqlite { path: path.to_owned(), source }),
     }
 }
 
@@ -408,11 +405,11 @@ mod tests {
         assert!(TokenLog::open(folder.path()).unwrap_err().to_string().contains("chmod 600"));
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         TokenLog::open(folder.path()).unwrap().connection.pragma_update(None, "user_version", 2).unwrap();
-        assert!(matches!(TokenLog::open(folder.path()), Err(TokenLogError::Newer(_))));
+        assert!(matches!(TokenLog::open(folder.path()), Err(LogError::Newer(_))));
         std::fs::write(&path, "no database, and long enough not to be taken for an empty one").unwrap();
         for suffix in ["-wal", "-shm"] {
             let _ = std::fs::remove_file(folder.path().join(format!("{FILE}{suffix}")));
         }
-        assert!(matches!(TokenLog::open(folder.path()), Err(TokenLogError::Sqlite { .. })));
+        assert!(matches!(TokenLog::open(folder.path()), Err(LogError::Sqlite { .. })));
     }
 }

@@ -87,7 +87,7 @@ impl fmt::Debug for Injection {
 pub struct Credentials {
     exact: BTreeMap<String, Injection>,
     /// The longest parent first: the most specific pattern wins.
-    patterns: Vec<(HostPattern, Injection)>,
+    patterns: Vec<(HostPattern, String, Injection)>,
 }
 
 impl Credentials {
@@ -108,28 +108,33 @@ impl Credentials {
                 Some(host) => {
                     all.exact.insert(host.to_string(), injection);
                 }
-                None => all.patterns.push((pattern, injection)),
+                None => {
+                    let name = pattern.to_string();
+                    all.patterns.push((pattern, name, injection));
+                }
             }
         }
-        all.patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.to_string().len()));
+        all.patterns.sort_by_key(|(_, name, _)| std::cmp::Reverse(name.len()));
         Ok(all)
     }
 
-    /// The credential for the upstream that was granted.
-    pub(super) fn injection(&self, grant: &Grant) -> Option<&Injection> {
+    /// The credential for the upstream that was granted, and its name: the host or the pattern that it is for.
+    pub(super) fn injection(&self, grant: &Grant) -> Option<(&str, &Injection)> {
         self.find(grant.host().as_str())
     }
 
     /// Where the credential of a host goes; nowhere when it has none. Needs no grant: it gives names, no secret.
     pub(super) fn places(&self, host: &str) -> Places<'_> {
-        Places(self.find(host))
+        Places(self.find(host).map(|(_, injection)| injection))
     }
 
-    fn find(&self, host: &str) -> Option<&Injection> {
-        self.exact.get(host).or_else(|| {
+    fn find(&self, host: &str) -> Option<(&str, &Injection)> {
+        let exact = self.exact.get_key_value(host).map(|(name, injection)| (name.as_str(), injection));
+        exact.or_else(|| {
             // No pattern, no copy of the name.
             let host: Host = if self.patterns.is_empty() { return None } else { host.parse().ok()? };
-            self.patterns.iter().find(|(pattern, _)| pattern.matches(&host)).map(|(_, injection)| injection)
+            let found = self.patterns.iter().find(|(pattern, ..)| pattern.matches(&host));
+            found.map(|(_, name, injection)| (name.as_str(), injection))
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The tonic shell: one `Check` per request of an agent.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
@@ -12,6 +12,7 @@ use super::metrics::VaultMetrics;
 use super::secrets::Credentials;
 use super::{request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide};
+use crate::domain::macaroon::TokenId;
 
 /// Everything a decision rests on; replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]
@@ -33,10 +34,18 @@ pub struct Observation<'a> {
     pub method: &'a str,
     /// The path and the query.
     pub target: &'a str,
+    /// The token, if its signature holds.
+    pub token: Option<TokenId>,
+    /// `allow`, `pass_through` or `deny`.
+    pub decision: &'static str,
+    /// Why, as in the metrics.
+    pub reason: &'static str,
     /// Why it was refused, for people.
     pub refused: Option<&'a Denial>,
-    /// Whether a credential was put in.
-    pub credential: bool,
+    /// The name of the credential that was put in: the host or the pattern of `vault.toml`.
+    pub credential: Option<&'a str>,
+    /// How long it took to decide.
+    pub latency: Duration,
 }
 
 /// Is told of every decision, on the request's way: it must return at once.
@@ -72,6 +81,7 @@ impl Vault {
 
     /// Answers one check at the time `now`, in Unix seconds.
     pub fn check(&self, check: &CheckRequest, now: u64) -> CheckResponse {
+        let started = Instant::now();
         let state = self.state.load();
         let asked = match request::read(check, &state.rules.prefix, &state.credentials) {
             Ok(asked) => asked,
@@ -81,21 +91,33 @@ impl Vault {
                 return response::not_ours();
             }
         };
-        let tell = |refused: Option<&Denial>, credential: bool| {
+        let tell = |decision, reason, token: Option<TokenId>, refused: Option<&Denial>, credential: Option<&str>| {
             if let Some(observer) = &self.observer {
                 let AccessRequest { sandbox, host, method, target, .. } = asked.access;
-                observer.observe(Observation { sandbox, host, method, target, refused, credential });
+                let latency = started.elapsed();
+                observer.observe(Observation {
+                    sandbox,
+                    host,
+                    method,
+                    target,
+                    token,
+                    decision,
+                    reason,
+                    refused,
+                    credential,
+                    latency,
+                });
             }
         };
         let denial = match decide(&state.rules, &asked.access, now) {
             Decision::PassThrough => {
-                tell(None, false);
+                tell("pass_through", "no_token", None, None, None);
                 self.count(asked.access.host, "pass_through", "no_token");
                 return response::pass_through();
             }
             Decision::Allow(grant) => match state.credentials.injection(&grant) {
-                Some(injection) => {
-                    tell(None, true);
+                Some((name, injection)) => {
+                    tell("allow", "token", Some(grant.token()), None, Some(name));
                     self.count(asked.access.host, "allow", "token");
                     return response::inject(injection, &asked.token_headers, asked.access.target);
                 }
@@ -103,7 +125,8 @@ impl Vault {
             },
             Decision::Deny(denial) => denial,
         };
-        tell(Some(&denial), false);
+        let token = denial.is_after_verification().then(|| asked.access.token.id(&state.rules.prefix)).flatten();
+        tell("deny", denial.reason(), token, Some(&denial), None);
         let access = &asked.access;
         // The label is the upstream's name only if it is one of ours: Envoy may still be asking for one just removed.
         let upstream = if matches!(denial, Denial::UnknownUpstream(_)) { "" } else { access.host };
