@@ -7,3 +7,4 @@ pub mod names;
 pub mod policy;
 pub mod revocations;
 pub mod secret;
+pub mod span;

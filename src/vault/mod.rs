@@ -4,9 +4,13 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! `request`, `query` and `response` are pure; `service` is the thin tonic shell around them.
+//! `request`, `query` and `response` are pure; `service` is the thin tonic shell around them. What a credential is made of is
+//! [`live`]: it comes from [`providers`], or from an [`exchange`] at a token endpoint.
 
+pub mod exchange;
+pub mod live;
 mod metrics;
+pub mod providers;
 mod query;
 mod request;
 mod response;
@@ -14,5 +18,5 @@ mod secrets;
 mod service;
 
 pub use metrics::VaultMetrics;
-pub use secrets::{Credential, CredentialError, Credentials, HeaderCredential};
+pub use secrets::{Composed, Credential, CredentialError, Credentials, HeaderCredential, Injection, Placement};
 pub use service::{Observation, Observer, Vault, VaultState};

@@ -57,7 +57,12 @@ pub struct UpstreamConfig {
     pub label: String,
     /// A folder whose files are served below `/files/`, to who authenticates.
     pub files: Option<PathBuf>,
+    /// Answers what it knows, before the upstream's own routes do.
+    pub answers: Option<Answers>,
 }
+
+/// Makes an answer to a request, or none; after a while.
+pub type Answers = Arc<dyn Fn(&Recorded) -> Option<(u16, serde_json::Value, Duration)> + Send + Sync>;
 
 impl UpstreamConfig {
     /// A good upstream for `names` on a free port of 127.0.0.1, with the process's shared CA.
@@ -70,7 +75,17 @@ impl UpstreamConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             label: "upstream".to_owned(),
             files: None,
+            answers: None,
         }
+    }
+
+    /// With answers of its own: status, JSON, and how long they take.
+    pub fn answering(
+        mut self,
+        answers: impl Fn(&Recorded) -> Option<(u16, serde_json::Value, Duration)> + Send + Sync + 'static,
+    ) -> Self {
+        self.answers = Some(Arc::new(answers));
+        self
     }
 
     /// With another kind of certificate.
@@ -122,6 +137,7 @@ pub struct Upstream {
 struct Shared {
     label: String,
     files: Option<PathBuf>,
+    answers: Option<Answers>,
     journal: Journal,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
@@ -141,6 +157,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             label: config.label,
             files: config.files,
+            answers: config.answers,
             journal: Journal::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),

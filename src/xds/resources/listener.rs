@@ -50,8 +50,9 @@ use crate::domain::policy::Policy;
 /// Connections that stay silent are closed after this long; a model may think for many minutes before its next token.
 const STREAM_IDLE_SECONDS: i64 = 3600;
 
-/// How long the vault may take before a request is refused. Its own answers take microseconds.
-const VAULT_TIMEOUT_SECONDS: i64 = 2;
+/// How long the vault may take before a request is refused. Its own answers take microseconds; a credential that has to be
+/// fetched first may take seconds.
+const VAULT_TIMEOUT_SECONDS: i64 = 10;
 
 pub(super) fn listener(policy: &Policy) -> Listener {
     let mut filter_chains: Vec<FilterChain> = policy
