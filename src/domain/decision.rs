@@ -199,10 +199,14 @@ pub enum Denial {
     /// The token is good, and there is nothing to swap it for.
     #[error("No credentials configured for this host: {0}")]
     NoCredential(Host),
+    /// The token is good, and what it is to be swapped for cannot be had now.
+    #[error("Credential not available for this host: {0}")]
+    CredentialUnavailable(Host),
 }
 
 impl Denial {
-    /// The status of the answer: 401 when who is asking is not settled, 403 when it is and the answer is no.
+    /// The status of the answer: 401 when who is asking is not settled, 403 when it is and the answer is no, 503 when it
+    /// would be yes.
     pub fn status(&self) -> u16 {
         match self {
             Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) | Self::Token(_) => 401,
@@ -212,13 +216,18 @@ impl Denial {
             | Self::LimitMethod { .. }
             | Self::LimitPath { .. }
             | Self::NoCredential(_) => 403,
+            Self::CredentialUnavailable(_) => 503,
         }
     }
 
     /// Whether the token's signature holds, so that its id is not just a claim.
     pub fn is_after_verification(&self) -> bool {
         match self {
-            Self::Caveat(_) | Self::LimitMethod { .. } | Self::LimitPath { .. } | Self::NoCredential(_) => true,
+            Self::Caveat(_)
+            | Self::LimitMethod { .. }
+            | Self::LimitPath { .. }
+            | Self::NoCredential(_)
+            | Self::CredentialUnavailable(_) => true,
             Self::Token(error) => *error == TokenError::Revoked,
             Self::UnknownUpstream(_) | Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) => false,
         }
@@ -243,6 +252,7 @@ impl Denial {
             Self::LimitMethod { .. } => "limit_method",
             Self::LimitPath { .. } => "limit_path",
             Self::NoCredential(_) => "no_credential",
+            Self::CredentialUnavailable(_) => "credential_unavailable",
         }
     }
 
@@ -279,6 +289,8 @@ impl Denial {
                 format!("add a pattern for it to `paths` under [upstream.\"{host}\"] in agent-creds.toml")
             }
             Self::NoCredential(host) => format!("add [credentials.\"{host}\"] to the server's vault.toml"),
+            // What failed, and how, is the operator's to know.
+            Self::CredentialUnavailable(_) => "the server's log and /readyz say why; try again".to_owned(),
         }
     }
 }

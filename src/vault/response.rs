@@ -71,7 +71,14 @@ pub(super) fn deny(denial: &Denial, host: &str, json: bool) -> CheckResponse {
             HeaderAppendAction::AppendIfExistsOrAdd,
         ));
     }
-    let code = if status == 401 { Code::Unauthenticated } else { Code::PermissionDenied };
+    if matches!(denial, Denial::CredentialUnavailable(_)) {
+        headers.push(header("retry-after", "1", HeaderAppendAction::OverwriteIfExistsOrAdd));
+    }
+    let code = match status {
+        401 => Code::Unauthenticated,
+        503 => Code::Unavailable,
+        _ => Code::PermissionDenied,
+    };
     refuse(code, status, headers, body)
 }
 

@@ -222,3 +222,11 @@ fn what_the_agent_sent_is_escaped_and_cut_and_tokens_are_not_shown() {
             .starts_with("No credentials configured for this host")
     );
 }
+
+#[test]
+fn a_credential_that_cannot_be_had_now_is_a_fault_of_the_server_and_no_more_is_told() {
+    let denial = Denial::CredentialUnavailable("a.example".parse().unwrap());
+    assert_eq!((denial.status(), denial.reason()), (503, "credential_unavailable"));
+    assert_eq!(denial.to_string(), "Credential not available for this host: a.example");
+    assert!(denial.help("a.example").contains("/readyz") && denial.is_after_verification());
+}
