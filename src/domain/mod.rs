@@ -5,5 +5,6 @@ pub mod decision;
 pub mod macaroon;
 pub mod names;
 pub mod policy;
+pub mod quoting;
 pub mod revocations;
 pub mod secret;

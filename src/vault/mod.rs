@@ -4,10 +4,11 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! `request`, `query` and `response` are pure; `service` is the thin tonic shell around them.
+//! A refusal is worded and shaped by `refusal.rs`. `request`, `query`, `refusal` and `response` are pure; `service` is the thin tonic shell around them.
 
 mod metrics;
 mod query;
+mod refusal;
 mod request;
 mod response;
 mod secrets;

@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::metrics::VaultMetrics;
 use super::secrets::Credentials;
-use super::{request, response};
-use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide};
+use super::{refusal, request, response};
+use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
 use crate::domain::macaroon::TokenId;
 
 /// Everything a decision rests on; replaced as a whole when the configuration changes.
@@ -137,7 +137,8 @@ impl Vault {
             reason = denial.reason(),
             "refused a request"
         );
-        response::deny(&denial, access.host, asked.wants_json)
+        let remedy = remedy(&state.rules, access, &denial);
+        response::deny(refusal::write(asked.reader().shape(access.host), &denial, &remedy))
     }
 
     fn count(&self, upstream: &str, decision: &str, reason: &str) {

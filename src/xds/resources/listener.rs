@@ -50,6 +50,10 @@ use crate::domain::policy::Policy;
 /// Connections that stay silent are closed after this long; a model may think for many minutes before its next token.
 const STREAM_IDLE_SECONDS: i64 = 3600;
 
+/// What stands for a check that the vault did not answer until [`local_replies`] makes it 503. The vault may answer 503 itself,
+/// in its own words, and never this; Envoy has one response flag for both.
+const UNANSWERED: StatusCode = StatusCode::NetworkAuthenticationRequired;
+
 /// How long the vault may take before a request is refused. Its own answers take microseconds.
 const VAULT_TIMEOUT_SECONDS: i64 = 2;
 
@@ -224,8 +228,8 @@ fn local_replies() -> LocalReplyConfig {
                 ..Default::default()
             },
             ResponseMapper {
-                // The vault itself never answers 503.
-                filter: Some(all(vec![flags(&["UAEX"]), status(503)])),
+                filter: Some(all(vec![flags(&["UAEX"]), status(UNANSWERED as u32)])),
+                status_code: Some(uint32(503)),
                 body_format_override: Some(text_format(
                     "Service Unavailable: the agent-creds vault does not answer, so the request is refused. \
                      Is `agent-creds serve` running?\n",
@@ -261,7 +265,7 @@ fn ext_authz() -> ExtAuthz {
             ..Default::default()
         })),
         failure_mode_allow: false,
-        status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable as i32 }),
+        status_on_error: Some(HttpStatus { code: UNANSWERED as i32 }),
         // All headers go to the vault: a token is refused wherever it hides. Raw, because their values need not be UTF-8.
         encode_raw_headers: true,
         validate_mutations: true,
