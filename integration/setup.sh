@@ -24,6 +24,8 @@ missing() {
     [[ $what == test ]] || return 0
     have ip || echo iproute2
     have nft || echo nftables
+    have git || echo git
+    have gh || echo gh
     if ! have unshare || ! have nsenter || ! have setpriv || ! have flock; then echo util-linux; fi
 }
 
