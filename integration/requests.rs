@@ -7,6 +7,7 @@ mod credentials;
 mod injection;
 mod paths;
 mod placement;
+mod refusals;
 mod revocation;
 mod smuggling;
 mod streams;

@@ -6,7 +6,7 @@
 use super::{AccessRequest, Denial, Place, Presented, Rules};
 use crate::domain::macaroon::{Caveat, CaveatError, Claims, Token, TokenError};
 use crate::domain::names::{Host, HostPattern, Method};
-use crate::domain::policy::{Limits, PathPattern, RequestPath};
+use crate::domain::policy::{PathPattern, RequestPath};
 use crate::domain::quoting::{shell_word, toml_array, toml_string};
 
 /// The longest list that is repeated in an offer, and the longest path and command that are offered.

@@ -3,7 +3,7 @@
 use super::super::{Decision, decide};
 use super::*;
 use crate::domain::macaroon::{KeyId, Keyring, Restriction, TokenPrefix, attenuate, mint as sign};
-use crate::domain::policy::{Origin, Policy, Upstream};
+use crate::domain::policy::{Limits, Origin, Policy, Upstream};
 use crate::domain::secret::SigningKey;
 
 const NOW: u64 = 1_800_000_000;
