@@ -8,6 +8,7 @@
 //! `integration/demo_upstream.rs` runs the same code as a program.
 
 mod apis;
+mod hosts;
 mod journal;
 mod routes;
 mod streams;
@@ -55,7 +56,7 @@ pub struct UpstreamConfig {
     pub listen: SocketAddr,
     /// Appears as `upstream` in the echo, to tell two upstreams of one name apart.
     pub label: String,
-    /// A folder whose files are served below `/files/`, to who authenticates.
+    /// A folder whose files are served below `/files/`, and whose repositories at `github.com`, to who authenticates.
     pub files: Option<PathBuf>,
 }
 
@@ -123,6 +124,7 @@ struct Shared {
     label: String,
     files: Option<PathBuf>,
     journal: Journal,
+    bucket: hosts::Bucket,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
 }
@@ -142,6 +144,7 @@ impl Upstream {
             label: config.label,
             files: config.files,
             journal: Journal::default(),
+            bucket: hosts::Bucket::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
         });
