@@ -169,7 +169,11 @@ pub(super) struct Refusal {
 
 /// Writes the refusal because of `denial`.
 pub(super) fn write(shape: Shape, denial: &Denial, remedy: &Remedy) -> Refusal {
-    let status = denial.status();
+    let status = match (shape, denial.status()) {
+        // Google's libraries answer 401 by refreshing their credentials, which a token cannot be, and complain of that instead.
+        (Shape::Google, 401) => 403,
+        (_, status) => status,
+    };
     let said = Said { denial, remedy, message: denial.to_string(), status };
     let (content_type, body) = match shape {
         Shape::Text => ("text/plain; charset=utf-8", said.text()),
@@ -268,9 +272,8 @@ impl Said<'_> {
 
     fn google(&self) -> Value {
         let status = match self.status {
-            401 => "UNAUTHENTICATED",
-            403 => "PERMISSION_DENIED",
-            _ => "UNAVAILABLE",
+            503 => "UNAVAILABLE",
+            _ => "PERMISSION_DENIED",
         };
         let mut error = self.fields(&[("status", status)]);
         let sentence = self.sentence();

@@ -35,15 +35,10 @@ impl Change {
         path: Option<RequestPath<'_>>,
     ) {
         let methods = method.map(|method| with(limits.methods.iter().flatten().map(Method::as_str), method.as_str()));
-        let path = path.map(|path| path.as_str().parse::<PathPattern>().map_err(|error| (path, error)));
-        let paths = match path {
-            Some(Err((path, _))) => {
-                self.then.push(format!("no pattern stands for the path {}: ask for another", path.as_str()));
-                None
-            }
-            Some(Ok(path)) => Some(with(limits.paths.iter().flatten().map(PathPattern::as_str), path.as_str())),
-            None => None,
-        };
+        let paths = path.and_then(|path| {
+            let pattern = self.pattern_for(path)?;
+            Some(with(limits.paths.iter().flatten().map(PathPattern::as_str), pattern.as_str()))
+        });
         if methods.is_none() && paths.is_none() {
             return;
         }
@@ -97,9 +92,10 @@ impl Change {
         }
         if let Some(paths) = paths {
             let covered = paths.iter().flat_map(|p| p.parse::<PathPattern>()).any(|pattern| pattern.matches(path));
-            let all = match path.as_str().parse::<PathPattern>() {
-                Ok(pattern) if !covered => with(paths.iter().map(String::as_str), pattern.as_str()),
-                _ => paths,
+            let pattern = if covered { None } else { self.pattern_for(path) };
+            let all = match pattern {
+                Some(pattern) => with(paths.iter().map(String::as_str), pattern.as_str()),
+                None => paths,
             };
             let _ = write!(token, ", paths = {}", toml_array(&all));
         }
@@ -113,6 +109,19 @@ impl Change {
         self.then.push(format!(
             "{variable} is minted anew when the sandbox starts, if [sandbox.env] has it: `adev stop`, then `adev console`"
         ));
+    }
+
+    /// The pattern that stands for this path; without one that is said.
+    fn pattern_for(&mut self, path: RequestPath<'_>) -> Option<PathPattern> {
+        let pattern = path.as_str().parse::<PathPattern>().ok().filter(|pattern| pattern.matches(path));
+        if pattern.is_none() {
+            self.then.push(if path.is_matchable() {
+                format!("write a pattern for the path {}: `**` stands for names with an escaped slash", path.as_str())
+            } else {
+                format!("no pattern stands for the path {}: ask for another", path.as_str())
+            });
+        }
+        pattern
     }
 
     /// `None` when there is nothing to do.

@@ -176,14 +176,16 @@ impl Case<'_> {
     /// The pattern that stands for the path of this request and for no other.
     fn pattern(&self) -> Result<PathPattern, NoPattern> {
         let path = self.path.ok_or(NoPattern::NoPath)?;
-        if !path.is_unambiguous() {
+        if !path.is_matchable() {
             return Err(NoPattern::Ambiguous);
         }
         let text = path.as_str();
         if text.len() > LONGEST_PATH || text.contains('*') || !text.is_ascii() {
             return Err(NoPattern::Unwritable);
         }
-        text.parse().map_err(|_| NoPattern::Unwritable)
+        let pattern: PathPattern = text.parse().map_err(|_| NoPattern::Unwritable)?;
+        // With an escaped slash in it the path is more than a pattern of its own stands for.
+        if pattern.matches(path) { Ok(pattern) } else { Err(NoPattern::Unwritable) }
     }
 
     /// A token for this upstream and this sandbox.
@@ -306,7 +308,7 @@ impl NoPattern {
     }
 }
 
-const AMBIGUOUS: &str = "servers could read this path in two ways, so it matches no pattern: ask for a path without escaped slashes, `//` and dots";
+const AMBIGUOUS: &str = "servers could read this path in two ways, so it matches no pattern: ask for a path without dot segments, `//` and what stands for them";
 
 /// What one kind of caveat allows: `None` if there is none of the kind. Of several, all must hold, and only what is asked for
 /// is certain to be meant.

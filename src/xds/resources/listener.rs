@@ -173,10 +173,11 @@ fn connection_manager(
         max_request_headers_kb: Some(uint32(96)),
         stream_idle_timeout: Some(duration(STREAM_IDLE_SECONDS)),
         request_headers_timeout: Some(duration(30)),
-        // The vault judges the path that the upstream will see, and no other reading of it.
+        // The vault judges the path that the upstream will see, and no other reading of it. Escaped slashes go on as they are, since
+        // names in some APIs have them (Google Cloud Storage, GitLab); to the vault no pattern matches such a path.
         normalize_path: Some(boolean(true)),
         merge_slashes: true,
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest as i32,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
         // Transparent: nothing is told to the upstream that the client did not send, and the client's x-envoy-* headers
         // steer nothing (an address that is not internal has them removed).
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
