@@ -9,6 +9,7 @@ mod injection;
 mod paths;
 mod placement;
 mod providers;
+mod refusals;
 mod revocation;
 mod smuggling;
 mod streams;

@@ -3,16 +3,19 @@
 //! ```text
 //! AccessRequest ──▶ decide(rules) ──▶ Allow(Grant)      the only key to the secret store
 //!                                 ├─▶ PassThrough       no token of ours, and none demanded
-//!                                 └─▶ Deny(Denial)      status, reason, and what would allow it
+//!                                 └─▶ Deny(Denial)      status and reason; `remedy` says what would allow it
 //! ```
 //!
 //! The order is fixed: who is calling (Envoy's configuration says), is the token genuine and valid now (401), do the
 //! upstream's limits allow the request (403), do the token's caveats (403).
 
+mod remedy;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
+pub use self::remedy::{Offer, Remedy, remedy};
 use super::macaroon::{
     CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
 };
@@ -253,44 +256,6 @@ impl Denial {
             Self::LimitPath { .. } => "limit_path",
             Self::NoCredential(_) => "no_credential",
             Self::CredentialUnavailable(_) => "credential_unavailable",
-        }
-    }
-
-    /// What would allow the request: a sentence for the person who reads the agent's log.
-    pub fn help(&self, host: &str) -> String {
-        match self {
-            Self::UnknownUpstream(_) => format!("add [upstream.\"{host}\"] to agent-creds.toml"),
-            Self::NoToken => format!(
-                "send a token in the Authorization header; `mint --hosts {host}` makes one (STRICT_MODE refuses requests without)"
-            ),
-            Self::SeveralTokens => "send one token only".to_owned(),
-            Self::MisplacedToken(_) => {
-                "send the token in the Authorization header, or where the API takes its key".to_owned()
-            }
-            Self::Token(TokenError::Signature | TokenError::UnknownKey) => {
-                format!(
-                    "the token was changed, or made for another server; `mint --hosts {host}` makes one for this server"
-                )
-            }
-            Self::Token(TokenError::Revoked) => {
-                format!("it, or one it was narrowed from, was revoked; `mint --hosts {host}` makes a new one")
-            }
-            Self::Token(_) => "check that the whole token was copied, and nothing else".to_owned(),
-            Self::Caveat(CaveatError::Expired { .. }) => format!("`mint --hosts {host}` makes a new token"),
-            Self::Caveat(CaveatError::NotYetValid { .. }) => "wait, or mint a token without --not-before".to_owned(),
-            Self::Caveat(CaveatError::Host { .. }) => format!("mint a token whose --hosts has {host}"),
-            Self::Caveat(CaveatError::Method { method, .. }) => format!("mint a token whose --methods has {method}"),
-            Self::Caveat(CaveatError::Path { .. }) => "mint a token whose --paths has a pattern for it".to_owned(),
-            Self::Caveat(CaveatError::Sandbox { .. }) => "use this sandbox's own token".to_owned(),
-            Self::LimitMethod { host, method } => {
-                format!("add \"{method}\" to `methods` under [upstream.\"{host}\"] in agent-creds.toml")
-            }
-            Self::LimitPath { host, .. } => {
-                format!("add a pattern for it to `paths` under [upstream.\"{host}\"] in agent-creds.toml")
-            }
-            Self::NoCredential(host) => format!("add [credentials.\"{host}\"] to the server's vault.toml"),
-            // What failed, and how, is the operator's to know.
-            Self::CredentialUnavailable(_) => "the server's log and /readyz say why; try again".to_owned(),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod decision;
 pub mod macaroon;
 pub mod names;
 pub mod policy;
+pub mod quoting;
 pub mod revocations;
 pub mod secret;
 pub mod span;

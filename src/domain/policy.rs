@@ -131,7 +131,18 @@ impl fmt::Display for Address {
 pub struct RequestPath<'a> {
     path: &'a str,
     /// Found out once, however many patterns it is compared with.
-    unambiguous: bool,
+    readings: Readings,
+}
+
+/// How servers read a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readings {
+    /// All in the same way.
+    One,
+    /// With its escaped slashes as part of a name (as Google Cloud Storage and GitLab do), or as slashes.
+    Slashes,
+    /// In ways that cannot be told beforehand.
+    Many,
 }
 
 impl<'a> RequestPath<'a> {
@@ -140,7 +151,7 @@ impl<'a> RequestPath<'a> {
     pub fn from_target(target: &'a str) -> Option<Self> {
         let end = target.find(['?', '#']).unwrap_or(target.len());
         let path = &target[..end];
-        path.starts_with('/').then(|| Self { path, unambiguous: is_unambiguous(path) })
+        path.starts_with('/').then(|| Self { path, readings: Readings::of(path) })
     }
 
     /// The path as text.
@@ -148,14 +159,30 @@ impl<'a> RequestPath<'a> {
         self.path
     }
 
-    /// Whether every server reads the path the same way: no dot segments, doubled or escaped slashes, back slashes, control
-    /// bytes, or double encodings of these.
+    /// Whether a pattern can stand for the path: every server reads it the same way, but for escaped slashes. There are no dot
+    /// segments, doubled slashes, back slashes, control bytes, or double encodings of these.
     ///
-    /// Envoy normalises paths before the vault sees them; what is left and could still be read in two ways matches no
+    /// Envoy normalises paths before the vault sees them; what is left and could still be read in other ways matches no
     /// pattern.
-    pub fn is_unambiguous(self) -> bool {
-        self.unambiguous
+    pub fn is_matchable(self) -> bool {
+        self.readings != Readings::Many
     }
+}
+
+impl Readings {
+    fn of(path: &str) -> Self {
+        if is_unambiguous(path) {
+            Self::One
+        } else if path.contains('%') && is_unambiguous(&slashes_unescaped(path)) {
+            Self::Slashes
+        } else {
+            Self::Many
+        }
+    }
+}
+
+fn slashes_unescaped(path: &str) -> String {
+    path.replace("%2F", "/").replace("%2f", "/")
 }
 
 fn is_unambiguous(text: &str) -> bool {
@@ -250,9 +277,14 @@ impl PathPattern {
         &self.0
     }
 
-    /// Whether `path` is one this pattern stands for. An ambiguous path matches nothing.
+    /// Whether `path` is one this pattern stands for, however it is read.
     pub fn matches(&self, path: RequestPath<'_>) -> bool {
-        path.is_unambiguous() && match_segments(&self.0[1..], &path.path[1..])
+        let matches = |path: &str| match_segments(&self.0[1..], &path[1..]);
+        match path.readings {
+            Readings::One => matches(path.path),
+            Readings::Slashes => matches(path.path) && matches(&slashes_unescaped(path.path)),
+            Readings::Many => false,
+        }
     }
 }
 
@@ -426,7 +458,10 @@ mod tests {
             "/v1/%2e%2e;/admin",
             "/v1//admin",
             "/v1/%2fadmin",
-            "/v1/a%2Fb",
+            "/v1/a%2F..%2Fb",
+            "/v1/a%2F/b",
+            "/v1/..%2Fb",
+            "/v1/.%2fb",
             "/v1/%c0%ae%c0%ae/admin",
             "/v1/%ff",
             "/v1/a%252Fb",
@@ -445,6 +480,24 @@ mod tests {
         assert!(matches("/**", "/v1/100%25"));
         assert!(matches("/**", "/v1/100%25%20off"));
         assert!(matches("/**", "/v1/a%20b;v=1/..x"));
+    }
+
+    #[test]
+    fn an_escaped_slash_is_matched_only_where_both_of_its_readings_are() {
+        for (pattern, path, matched) in [
+            ("/v1/**", "/v1/a%2Fb", true),
+            ("/**", "/a%2fb%2Fc", true),
+            ("/v1/*/**", "/v1/a%2Fb", true),
+            ("/v1/**/b", "/v1/x/a%2Fb", false),
+            ("/v1/*", "/v1/a%2Fb", false),
+            ("/v1/a%2Fb", "/v1/a%2Fb", false),
+            ("/v1/a/b", "/v1/a%2Fb", false),
+            ("/v1/**", "/v1%2Fa", false),
+            ("/*/**", "/v1%2Fa", true),
+            ("/v1/b/*/o/*/**", "/v1/b/bucket/o/folder%2Fname", true),
+        ] {
+            assert_eq!(matches(pattern, path), matched, "{pattern} {path}");
+        }
     }
 
     #[test]

@@ -4,14 +4,16 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! `request`, `query` and `response` are pure; `service` is the thin tonic shell around them. What a credential is made of is
-//! [`live`]: it comes from [`providers`], or from an [`exchange`] at a token endpoint.
+//! A refusal is worded and shaped by `refusal`. `request`, `query`, `refusal` and `response` are pure; `service` is the thin tonic
+//! shell around them. What a credential is made of is [`live`]: it comes from [`providers`], or from an [`exchange`] at a token
+//! endpoint.
 
 pub mod exchange;
 pub mod live;
 mod metrics;
 pub mod providers;
 mod query;
+mod refusal;
 mod request;
 mod response;
 mod secrets;

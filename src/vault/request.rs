@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
 use super::query;
+use super::refusal::Reader;
 use super::secrets::Credentials;
 use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
@@ -32,8 +33,7 @@ pub(super) struct Asked<'a> {
     pub(super) access: AccessRequest<'a>,
     /// The headers the token was found in: they do not travel on.
     pub(super) token_headers: Vec<&'a str>,
-    /// Whether a refusal is to be JSON.
-    pub(super) wants_json: bool,
+    headers: &'a [HeaderValue],
 }
 
 /// Why a `CheckRequest` cannot be read: it does not come from a route of ours.
@@ -56,18 +56,15 @@ pub(super) fn read<'a>(
 
     let places = credentials.places(host);
     let mut found = Found::default();
-    let mut reader = Reader::default();
     // Envoy sends the path as the upstream will see it, query included.
     found.look_in_url(&http.path, places.parameter(), prefix);
     for header in &headers.headers {
         let (name, value) = (header.key.as_str(), value(header));
         match name {
             _ if TOKEN_HEADERS.contains(&name) || places.has_header(name) => found.look_in(name, value, prefix),
-            "accept" => reader.accept(value),
             // The path was looked at above.
             _ if name.starts_with(':') => {}
             _ if prefix.looks_like_token(value) => found.misplaced = Some(format!("the header `{name}`").into()),
-            "user-agent" => reader.user_agent(value),
             _ => {}
         }
     }
@@ -75,40 +72,19 @@ pub(super) fn read<'a>(
     Ok(Asked {
         access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
-        wants_json: reader.wants_json(),
+        headers: &headers.headers,
     })
+}
+
+impl Asked<'_> {
+    /// Who will read a refusal, as far as the headers tell.
+    pub(super) fn reader(&self) -> Reader {
+        Reader::of(self.headers.iter().map(|header| (header.key.as_str(), value(header))))
+    }
 }
 
 fn value(header: &HeaderValue) -> &[u8] {
     if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
-}
-
-/// Who will read a refusal: a program takes JSON, and most SDKs fail on anything else though they say `*/*`; a person at a
-/// terminal, or one who asks for text, takes text.
-#[derive(Default)]
-struct Reader {
-    json: bool,
-    text: bool,
-    terminal: bool,
-}
-
-impl Reader {
-    fn accept(&mut self, value: &[u8]) {
-        self.json |= contains(value, b"json");
-        self.text |= contains(value, b"text/");
-    }
-
-    fn user_agent(&mut self, value: &[u8]) {
-        self.terminal |= ["curl/", "Wget/", "git/"].iter().any(|tool| value.starts_with(tool.as_bytes()));
-    }
-
-    fn wants_json(&self) -> bool {
-        self.json || !(self.text || self.terminal)
-    }
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }
 
 /// What the headers looked at so far present.
@@ -313,6 +289,9 @@ mod tests {
     fn a_token_that_would_travel_on_is_noticed() {
         assert!(presented(&[("x-custom", TOKEN.as_bytes())]).contains("x-custom"));
         assert!(presented(&[("cookie", format!("a=1; t={TOKEN}").as_bytes())]).contains("cookie"));
+        for header in ["accept", "user-agent", "content-type", "x-amz-target"] {
+            assert!(presented(&[(header, TOKEN.as_bytes())]).contains(header));
+        }
         assert!(presented(&[("authorization", format!("Digest t=\"{TOKEN}\"").as_bytes())]).contains("unusual"));
         for pair in [format!("u:x {TOKEN}"), format!("key={TOKEN}:p"), format!("u:p:{TOKEN}")] {
             assert!(presented(&[("authorization", basic(&pair).as_bytes())]).contains("unusual"), "{pair}");
@@ -391,23 +370,5 @@ mod tests {
         check.attributes.as_mut().unwrap().context_extensions.remove("host");
         assert!(read(&check, &TokenPrefix::default(), &credentials()).unwrap_err().to_string().contains("no host"));
         assert!(read(&CheckRequest::default(), &TokenPrefix::default(), &credentials()).is_err());
-    }
-
-    #[test]
-    fn programs_get_json_and_people_get_text() {
-        for (headers, json) in [
-            (vec![], true),
-            (vec![("accept", "*/*"), ("user-agent", "Stripe/v1 PythonBindings/12.0")], true),
-            (vec![("accept", "text/html, Application/JSON")], true),
-            (vec![("accept", "*/*"), ("user-agent", "curl/8.5.0")], false),
-            (vec![("accept", "application/json"), ("user-agent", "curl/8.5.0")], true),
-            (vec![("user-agent", "git/2.47.3")], false),
-            (vec![("accept", "text/html,*/*")], false),
-        ] {
-            let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-            let check = check("/", &headers);
-            let asked = read(&check, &TokenPrefix::default(), &credentials()).unwrap();
-            assert_eq!(asked.wants_json, json, "{headers:?}");
-        }
     }
 }

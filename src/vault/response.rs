@@ -11,8 +11,8 @@ use envoy_types::pb::google::rpc::Status;
 use tonic::Code;
 
 use super::query;
+use super::refusal::Refusal;
 use super::secrets::Injection;
-use crate::domain::decision::Denial;
 
 /// The request for `target` goes on with the credential; the token does not.
 pub(super) fn inject(injection: &Injection, token_headers: &[&str], target: &str) -> CheckResponse {
@@ -40,46 +40,22 @@ fn allow(ok: OkHttpResponse) -> CheckResponse {
     }
 }
 
-/// The request is refused, with what was refused and how to allow it.
-pub(super) fn deny(denial: &Denial, host: &str, json: bool) -> CheckResponse {
-    let status = denial.status();
-    let (message, help) = (denial.to_string(), denial.help(host));
-    let body = if json {
-        // The shape in which OpenAI, Anthropic and Stripe SDKs look for a message.
-        let error = serde_json::json!({
-            "error": { "type": "agent_creds_refusal", "code": denial.reason(), "message": message, "help": help },
-        });
-        format!("{error}\n")
-    } else {
-        format!("{message}\nHelp: {help}\n")
-    };
-    let content_type = if json { "application/json" } else { "text/plain; charset=utf-8" };
-    let mut headers = vec![
-        header("content-type", content_type, HeaderAppendAction::OverwriteIfExistsOrAdd),
-        header("cache-control", "no-store", HeaderAppendAction::OverwriteIfExistsOrAdd),
-    ];
-    if *denial == Denial::NoToken {
-        // git sends its credentials only when challenged.
-        headers.push(header(
-            "www-authenticate",
-            "Basic realm=\"agent-creds\"",
-            HeaderAppendAction::AppendIfExistsOrAdd,
-        ));
-        headers.push(header(
-            "www-authenticate",
-            "Bearer realm=\"agent-creds\"",
-            HeaderAppendAction::AppendIfExistsOrAdd,
-        ));
-    }
-    if matches!(denial, Denial::CredentialUnavailable(_)) {
-        headers.push(header("retry-after", "1", HeaderAppendAction::OverwriteIfExistsOrAdd));
-    }
-    let code = match status {
+/// The request is refused, in these words.
+pub(super) fn deny(refusal: Refusal) -> CheckResponse {
+    let code = match refusal.status {
         401 => Code::Unauthenticated,
         503 => Code::Unavailable,
         _ => Code::PermissionDenied,
     };
-    refuse(code, status, headers, body)
+    let mut headers: Vec<HeaderValueOption> = Vec::with_capacity(refusal.headers.len());
+    for (name, value) in refusal.headers {
+        // The first of a name replaces what Envoy would say, and any other stands beside it.
+        let again = headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key == name);
+        let action =
+            if again { HeaderAppendAction::AppendIfExistsOrAdd } else { HeaderAppendAction::OverwriteIfExistsOrAdd };
+        headers.push(header(name, value, action));
+    }
+    refuse(code, refusal.status, headers, refusal.body)
 }
 
 /// The check request is not one of ours: nothing is told.

@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status};
 use super::live::Live;
 use super::metrics::VaultMetrics;
 use super::secrets::{Credentials, Injection};
-use super::{request, response};
-use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide};
+use super::{refusal, request, response};
+use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
 use crate::domain::macaroon::TokenId;
 
 /// How long a request waits for a credential that has to be fetched; Envoy waits a little longer.
@@ -161,7 +161,8 @@ impl Vault {
             reason = denial.reason(),
             "refused a request"
         );
-        Ok(response::deny(&denial, access.host, asked.wants_json))
+        let remedy = remedy(&state.rules, access, &denial);
+        Ok(response::deny(refusal::write(asked.reader().shape(access.host), &denial, &remedy)))
     }
 
     fn count(&self, upstream: &str, decision: &str, reason: &str) {

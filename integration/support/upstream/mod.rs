@@ -8,6 +8,7 @@
 //! `integration/demo_upstream.rs` runs the same code as a program.
 
 mod apis;
+mod hosts;
 mod journal;
 mod routes;
 mod streams;
@@ -55,7 +56,7 @@ pub struct UpstreamConfig {
     pub listen: SocketAddr,
     /// Appears as `upstream` in the echo, to tell two upstreams of one name apart.
     pub label: String,
-    /// A folder whose files are served below `/files/`, to who authenticates.
+    /// A folder whose files are served below `/files/`, and whose repositories at `github.com`, to who authenticates.
     pub files: Option<PathBuf>,
     /// Answers what it knows, before the upstream's own routes do.
     pub answers: Option<Answers>,
@@ -139,6 +140,7 @@ struct Shared {
     files: Option<PathBuf>,
     answers: Option<Answers>,
     journal: Journal,
+    bucket: hosts::Bucket,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
 }
@@ -159,6 +161,7 @@ impl Upstream {
             files: config.files,
             answers: config.answers,
             journal: Journal::default(),
+            bucket: hosts::Bucket::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
         });

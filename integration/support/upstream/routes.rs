@@ -10,6 +10,7 @@
 //! | `/bytes?n=1024` | that many bytes |
 //! | `/files/NAME` | a file of [`UpstreamConfig::files`](super::UpstreamConfig::files); 401 without `authorization` |
 //! | `/v1/…` | as the real API would ([`super::apis`]) |
+//! | anything of `api.github.com`, `github.com`, `storage.googleapis.com` | as the real one would ([`super::hosts`]), else as below |
 //! | anything else | the request, echoed as JSON |
 
 use std::convert::Infallible;
@@ -24,7 +25,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::journal::Recorded;
-use super::{Shared, apis, streams};
+use super::{Shared, apis, hosts, streams};
 
 /// The body of every answer.
 pub(super) type Body = BoxBody<Bytes, Infallible>;
@@ -65,6 +66,9 @@ pub(super) async fn answer(
         tokio::time::sleep(delay).await;
         let mut response = json_response(&body);
         *response.status_mut() = StatusCode::from_u16(code).unwrap();
+        return response;
+    }
+    if let Some(response) = hosts::answer(&recorded, &shared.bucket, shared.files.as_deref()).await {
         return response;
     }
 

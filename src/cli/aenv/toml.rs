@@ -8,6 +8,7 @@ use super::screen::{Line, Look};
 use crate::domain::macaroon::{Caveat, Claims};
 use crate::domain::names::{Host, HostPattern, Method};
 use crate::domain::policy::{Limits, PathPattern, RequestPath};
+use crate::domain::quoting::{toml_array, toml_string};
 
 /// Sections to add or change, and what to do after.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Change {
 impl Change {
     /// A host that is not there yet.
     pub fn add_upstream(&mut self, host: &Host) {
-        self.section(&format!("[upstream.{}]", quoted(host.as_str())));
+        self.section(&format!("[upstream.{}]", toml_string(host.as_str())));
         self.on_save();
     }
 
@@ -34,22 +35,17 @@ impl Change {
         path: Option<RequestPath<'_>>,
     ) {
         let methods = method.map(|method| with(limits.methods.iter().flatten().map(Method::as_str), method.as_str()));
-        let path = path.map(|path| path.as_str().parse::<PathPattern>().map_err(|error| (path, error)));
-        let paths = match path {
-            Some(Err((path, _))) => {
-                self.then.push(format!("no pattern stands for the path {}: ask for another", path.as_str()));
-                None
-            }
-            Some(Ok(path)) => Some(with(limits.paths.iter().flatten().map(PathPattern::as_str), path.as_str())),
-            None => None,
-        };
+        let paths = path.and_then(|path| {
+            let pattern = self.pattern_for(path)?;
+            Some(with(limits.paths.iter().flatten().map(PathPattern::as_str), pattern.as_str()))
+        });
         if methods.is_none() && paths.is_none() {
             return;
         }
-        self.section(&format!("[upstream.{}]", quoted(host.as_str())));
+        self.section(&format!("[upstream.{}]", toml_string(host.as_str())));
         for (key, values) in [("methods", methods), ("paths", paths)] {
             if let Some(values) = values {
-                self.line(&format!("{key} = {}", array(&values)));
+                self.line(&format!("{key} = {}", toml_array(&values)));
             }
         }
         self.on_save();
@@ -88,18 +84,20 @@ impl Change {
             Caveat::Paths(paths) => Some(valid::<PathPattern>(paths.iter())),
             _ => None,
         });
-        let mut token = format!("hosts = {}", array(&hosts));
+        let mut token = format!("hosts = {}", toml_array(&hosts));
         // Writing to a text cannot fail.
         if let Some(methods) = methods {
-            let _ = write!(token, ", methods = {}", array(&with(methods.iter().map(String::as_str), method.as_str())));
+            let _ =
+                write!(token, ", methods = {}", toml_array(&with(methods.iter().map(String::as_str), method.as_str())));
         }
         if let Some(paths) = paths {
             let covered = paths.iter().flat_map(|p| p.parse::<PathPattern>()).any(|pattern| pattern.matches(path));
-            let all = match path.as_str().parse::<PathPattern>() {
-                Ok(pattern) if !covered => with(paths.iter().map(String::as_str), pattern.as_str()),
-                _ => paths,
+            let pattern = if covered { None } else { self.pattern_for(path) };
+            let all = match pattern {
+                Some(pattern) => with(paths.iter().map(String::as_str), pattern.as_str()),
+                None => paths,
             };
-            let _ = write!(token, ", paths = {}", array(&all));
+            let _ = write!(token, ", paths = {}", toml_array(&all));
         }
         self.section("[sandbox.env]");
         self.line(&format!("{} = {{ token = {{ {token} }} }}", key(variable)));
@@ -111,6 +109,19 @@ impl Change {
         self.then.push(format!(
             "{variable} is minted anew when the sandbox starts, if [sandbox.env] has it: `adev stop`, then `adev console`"
         ));
+    }
+
+    /// The pattern that stands for this path; without one that is said.
+    fn pattern_for(&mut self, path: RequestPath<'_>) -> Option<PathPattern> {
+        let pattern = path.as_str().parse::<PathPattern>().ok().filter(|pattern| pattern.matches(path));
+        if pattern.is_none() {
+            self.then.push(if path.is_matchable() {
+                format!("write a pattern for the path {}: `**` stands for names with an escaped slash", path.as_str())
+            } else {
+                format!("no pattern stands for the path {}: ask for another", path.as_str())
+            });
+        }
+        pattern
     }
 
     /// `None` when there is nothing to do.
@@ -176,28 +187,8 @@ fn with<'a>(known: impl Iterator<Item = &'a str>, new: &str) -> Vec<String> {
     all
 }
 
-fn array(values: &[String]) -> String {
-    let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
-    format!("[{}]", values.join(", "))
-}
-
 /// A bare key where that is possible.
 fn key(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if bare { name.to_owned() } else { quoted(name) }
-}
-
-/// A basic string of TOML, in ASCII.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            ' '..='~' => out.push(c),
-            // Writing to a text cannot fail.
-            _ => drop(write!(out, "\\U{:08X}", u32::from(c))),
-        }
-    }
-    out.push('"');
-    out
+    if bare { name.to_owned() } else { toml_string(name) }
 }

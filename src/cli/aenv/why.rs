@@ -90,10 +90,7 @@ pub fn explain(
         Ok(host) => host,
         Err((reason, note)) => return Ok(refused_outright(question, reason, note)),
     };
-    let Some(target) = question.url.normalised() else {
-        let note = "write the path without %2F and %5C".to_owned();
-        return Ok(refused_outright(question, "path: Envoy refuses an escaped slash (400)".to_owned(), note));
-    };
+    let target = question.url.normalised();
     if target != question.url.target && !here.prefix.looks_like_token(target.as_bytes()) {
         notes.push(format!("Envoy takes the path as {}", without_query(&target)));
     }
@@ -269,7 +266,7 @@ impl Case<'_> {
             let allowed = list(limits.paths.iter().flatten().map(|path| path.as_str()));
             let path = without_query(self.target);
             reasons.push(format!("path: {path} is not among the paths of {} ({allowed})", self.host));
-            if RequestPath::from_target(self.target).is_some_and(|path| !path.is_unambiguous()) {
+            if RequestPath::from_target(self.target).is_some_and(|path| !path.is_matchable()) {
                 reasons.push("path: it can be read in two ways, and so matches no pattern".to_owned());
             }
         }

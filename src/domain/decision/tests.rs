@@ -100,7 +100,7 @@ fn ask(rules: &Rules, sandbox: &str, request: &str, token: Presented<'_>) -> Str
         }
         Decision::PassThrough => "pass".to_owned(),
         Decision::Deny(denial) => {
-            assert!(!denial.help(request.host).is_empty());
+            assert!(remedy(rules, &request, &denial).one_line().len() > 10);
             format!("{} {}", denial.status(), denial.reason())
         }
     }
@@ -211,10 +211,10 @@ fn what_the_agent_sent_is_escaped_and_cut_and_tokens_are_not_shown() {
     };
     assert!(!format!("{request:?}").contains(&text[4..30]));
     let Decision::Deny(denial) = decide(&rules(false), &request, NOW) else { panic!("it is refused") };
-    let (message, help) = (denial.to_string(), denial.help("limited.example"));
+    let (message, help) = (denial.to_string(), remedy(&rules(false), &request, &denial).one_line());
     assert!(message.starts_with("Unauthorized: path not allowed: /\\u{1b}[31m\\nxxx"), "{message}");
     assert!(message.chars().count() < 350 && message.contains('…'), "{message}");
-    assert!(help.contains("`paths` under [upstream.\"limited.example\"]"), "{help}");
+    assert!(help.is_ascii() && help.contains("read this path in two ways"), "{help}");
     assert_eq!(Denial::NoCredential("a.example".parse().unwrap()).status(), 403);
     assert!(
         Denial::NoCredential("a.example".parse().unwrap())
@@ -228,5 +228,5 @@ fn a_credential_that_cannot_be_had_now_is_a_fault_of_the_server_and_no_more_is_t
     let denial = Denial::CredentialUnavailable("a.example".parse().unwrap());
     assert_eq!((denial.status(), denial.reason()), (503, "credential_unavailable"));
     assert_eq!(denial.to_string(), "Credential not available for this host: a.example");
-    assert!(denial.help("a.example").contains("/readyz") && denial.is_after_verification());
+    assert!(denial.is_after_verification());
 }

@@ -171,7 +171,7 @@ fn check_method(caveat: &Caveat, request: &CaveatRequest<'_>) -> Result<(), Cave
 fn check_path(caveat: &Caveat, request: &CaveatRequest<'_>) -> Result<(), CaveatError> {
     let Caveat::Paths(paths) = caveat else { return Ok(()) };
     // Asked once here, so that a path nothing can match costs nothing per pattern.
-    let path = request.path.filter(|path| path.is_unambiguous());
+    let path = request.path.filter(|path| path.is_matchable());
     if path.is_some_and(|path| paths.iter().any(|entry| path_matches(entry, path))) {
         Ok(())
     } else {

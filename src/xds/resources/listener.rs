@@ -50,6 +50,10 @@ use crate::domain::policy::Policy;
 /// Connections that stay silent are closed after this long; a model may think for many minutes before its next token.
 const STREAM_IDLE_SECONDS: i64 = 3600;
 
+/// What stands for a check that the vault did not answer until [`local_replies`] makes it 503. The vault may answer 503 itself,
+/// in its own words, and never this; Envoy has one response flag for both.
+const UNANSWERED: StatusCode = StatusCode::NetworkAuthenticationRequired;
+
 /// How long the vault may take before a request is refused. Its own answers take microseconds; a credential that has to be
 /// fetched first may take seconds.
 const VAULT_TIMEOUT_SECONDS: i64 = 10;
@@ -170,10 +174,11 @@ fn connection_manager(
         max_request_headers_kb: Some(uint32(96)),
         stream_idle_timeout: Some(duration(STREAM_IDLE_SECONDS)),
         request_headers_timeout: Some(duration(30)),
-        // The vault judges the path that the upstream will see, and no other reading of it.
+        // The vault judges the path that the upstream will see, and no other reading of it. Escaped slashes go on as they are, since
+        // names in some APIs have them (Google Cloud Storage, GitLab); the vault judges them in both readings.
         normalize_path: Some(boolean(true)),
         merge_slashes: true,
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest as i32,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
         // Transparent: nothing is told to the upstream that the client did not send, and the client's x-envoy-* headers
         // steer nothing (an address that is not internal has them removed).
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
@@ -225,8 +230,8 @@ fn local_replies() -> LocalReplyConfig {
                 ..Default::default()
             },
             ResponseMapper {
-                // The vault itself never answers 503.
-                filter: Some(all(vec![flags(&["UAEX"]), status(503)])),
+                filter: Some(all(vec![flags(&["UAEX"]), status(UNANSWERED as u32)])),
+                status_code: Some(uint32(503)),
                 body_format_override: Some(text_format(
                     "Service Unavailable: the agent-creds vault does not answer, so the request is refused. \
                      Is `agent-creds serve` running?\n",
@@ -262,7 +267,7 @@ fn ext_authz() -> ExtAuthz {
             ..Default::default()
         })),
         failure_mode_allow: false,
-        status_on_error: Some(HttpStatus { code: StatusCode::ServiceUnavailable as i32 }),
+        status_on_error: Some(HttpStatus { code: UNANSWERED as i32 }),
         // All headers go to the vault: a token is refused wherever it hides. Raw, because their values need not be UTF-8.
         encode_raw_headers: true,
         validate_mutations: true,
