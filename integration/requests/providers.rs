@@ -76,6 +76,8 @@ impl World {
     async fn until_problem(&self, text: &str) {
         let started = Instant::now();
         loop {
+            // It is asked for again when somebody needs it.
+            let _ = self.ask().await;
             let problems = self.problems().await;
             if problems.contains(text) {
                 return;
