@@ -11,6 +11,7 @@ mod refusals;
 mod revocation;
 mod smuggling;
 mod streams;
+mod tokens;
 mod transparency;
 
 use std::collections::BTreeSet;

@@ -6,6 +6,8 @@
 //!
 //! A refusal is worded and shaped by `refusal.rs`. `request`, `query`, `refusal` and `response` are pure; `service` is the thin tonic shell around them.
 
+#[cfg(test)]
+mod laws_tests;
 mod metrics;
 mod query;
 mod refusal;
