@@ -18,8 +18,6 @@ mod keys;
 #[cfg(feature = "host")]
 pub mod mint;
 pub mod moment;
-#[cfg(all(test, feature = "host"))]
-mod offers_tests;
 #[cfg(feature = "host")]
 pub mod server;
 
