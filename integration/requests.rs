@@ -13,6 +13,7 @@ mod refusals;
 mod revocation;
 mod smuggling;
 mod streams;
+mod tokens;
 mod transparency;
 
 use std::collections::BTreeSet;

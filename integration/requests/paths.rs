@@ -118,7 +118,9 @@ async fn every_path_is_judged_as_the_upstream_sees_it() {
     for &(target, expected) in TARGETS {
         for authorization in ["", &format!("Authorization: Bearer {token}\r\n")] {
             world.stripe.clear();
-            let answer = world.raw(format!("GET {target} HTTP/1.1\r\nHost: {STRIPE}\r\n{authorization}\r\n")).await;
+            let answer = world
+                .raw(format!("GET {target} HTTP/1.1\r\nHost: {STRIPE}\r\nConnection: close\r\n{authorization}\r\n"))
+                .await;
             let seen = world.stripe.requests();
             if !agrees(expected, answer.status(), seen.first().map(|seen| seen.path.as_str())) || seen.len() > 1 {
                 wrong.push(format!("HTTP/1.1 {target}: {expected:?}, but {} {seen:?}", answer.text()));

@@ -36,6 +36,8 @@ async fn a_token_elsewhere_is_refused() {
             ("private-token", format!("[{token}]")),
             ("proxy-authorization", format!("Bearer {token}")),
             ("cookie", format!("session=1; key={token}; b=2")),
+            ("proxy-authorization", format!("Basic {}", STANDARD.encode(format!("u:{token}")))),
+            ("x-custom", format!("basic {}", STANDARD.encode(&token))),
             ("accept", format!("application/json; key={token}")),
             ("user-agent", format!("agent/1.0 ({token})")),
             ("content-type", format!("text/plain; {token}")),

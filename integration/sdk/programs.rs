@@ -160,14 +160,16 @@ impl World<'_> {
             };
             assert!(shown.contains(reason) && shown.contains("mint --hosts storage.googleapis.com"), "{name}: {shown}");
         }
-        assert_eq!(self.refusals().await - before, seen.len() as f64, "it tried again");
+        // Each was refused once, and beside them what the library asks for by itself: the bucket's description, once.
+        let refused = self.refusals().await - before;
+        assert!((seen.len() as f64..=seen.len() as f64 + 1.0).contains(&refused), "{refused}: it tried again");
         self.assert_swapped("authorization", &format!("Bearer {GOOGLE_KEY}"));
     }
 
     async fn run(&self, program: &str, arguments: &[&str], env: &[(&str, &str)]) -> Output {
         let ca_file = self.server.state_dir().join("ca/ca.pem");
         let mut command: Command = self.netns.client_command(program);
-        command.args(arguments).envs(env.iter().copied()).current_dir(self.folder).env("HOME", self.folder);
+        command.args(arguments).envs(env.iter().copied()).env("HOME", self.folder);
         command.env("SSL_CERT_FILE", &ca_file).env("GIT_SSL_CAINFO", &ca_file).env("GIT_TERMINAL_PROMPT", "0");
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("NO_COLOR", "1");
         off_runtime(command).await
@@ -188,7 +190,7 @@ impl World<'_> {
             let output = self.run("gh", arguments, &[("GH_TOKEN", &token)]).await;
             assert!(output.status.success() && output.stdout == said, "{arguments:?}: {output:#?}");
         }
-        self.assert_swapped("authorization", &format!("token {GITHUB_KEY}").replace("token", "Bearer"));
+        self.assert_swapped("authorization", &format!("Bearer {GITHUB_KEY}"));
 
         let (narrow, expired) = (self.server.token(&["--methods", "GET"]), self.server.token(&EXPIRED));
         self.upstream.clear();
@@ -219,10 +221,12 @@ impl World<'_> {
         repository(self.folder);
         let token = self.server.token(&["--hosts", "github.com"]);
         let url = |token: &str| format!("https://x-access-token:{token}@github.com/octo/hello.git");
+        // The folder of a command does not go with it into another namespace.
+        let within = ["-C", self.folder.to_str().unwrap()];
         let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"];
         self.upstream.clear();
         let git = async |arguments: &[&str]| {
-            let output = self.run("git", &[&identity, arguments].concat(), &[]).await;
+            let output = self.run("git", &[&within[..], &identity, arguments].concat(), &[]).await;
             assert!(output.status.success(), "git {arguments:?}: {output:#?}");
             output
         };
@@ -247,7 +251,7 @@ impl World<'_> {
         for (token, reason) in
             [(&expired, "token expired at 2020"), (&elsewhere, "path not allowed: /octo/hello.git/info/refs")]
         {
-            let output = self.run("git", &["clone", "-q", &url(token), "refused"], &[]).await;
+            let output = self.run("git", &[&within[..], &["clone", "-q", &url(token), "refused"]].concat(), &[]).await;
             eprintln!("git clone: {}", output.stderr);
             assert!(!output.status.success(), "{output:?}");
             for part in [
@@ -265,7 +269,13 @@ impl World<'_> {
             "--paths",
             "/octo/hello.git/info/refs,/octo/hello.git/git-upload-pack",
         ]);
-        let output = self.run("git", &["-C", "clone", "push", "-q", &url(&narrow), "HEAD:refs/heads/other"], &[]).await;
+        let output = self
+            .run(
+                "git",
+                &[&within[..], &["-C", "clone", "push", "-q", &url(&narrow), "HEAD:refs/heads/other"]].concat(),
+                &[],
+            )
+            .await;
         eprintln!("git push: {}", output.stderr);
         assert!(!output.status.success() && output.stderr.contains("403"), "{output:?}");
     }

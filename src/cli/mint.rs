@@ -391,3 +391,6 @@ fn print_token(
     }
     Ok(streams.output.flush()?)
 }
+
+#[cfg(test)]
+mod offers_tests;

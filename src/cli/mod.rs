@@ -18,9 +18,6 @@ mod keys;
 #[cfg(feature = "host")]
 pub mod mint;
 pub mod moment;
-#[cfg(test)]
-#[cfg(feature = "host")]
-mod offers_tests;
 #[cfg(feature = "host")]
 mod secret;
 #[cfg(feature = "host")]

@@ -38,7 +38,7 @@ pub fn shell_word(text: &str) -> String {
 mod tests {
     use super::*;
 
-    // That shells and TOML read back what was written is tested where offers are (`cli/offers_tests.rs`).
+    // That shells and TOML read back what was written is tested where offers are (`cli/mint/offers_tests.rs`).
     #[test]
     fn only_what_needs_quotes_has_them() {
         for (text, word) in [

@@ -10,6 +10,8 @@
 
 pub mod exchange;
 pub mod live;
+#[cfg(test)]
+mod laws_tests;
 mod metrics;
 pub mod providers;
 mod query;

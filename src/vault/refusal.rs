@@ -51,7 +51,8 @@ impl Reader {
         match name {
             "accept" => {
                 self.json |= contains(value, b"json");
-                self.text |= contains(value, b"text/");
+                // Not `text/event-stream`: that is a program, too.
+                self.text |= [&b"text/plain"[..], b"text/html", b"text/*"].iter().any(|kind| contains(value, kind));
             }
             "user-agent" => {
                 let begins = |tools: &[&str]| tools.iter().any(|tool| value.starts_with(tool.as_bytes()));

@@ -64,7 +64,9 @@ pub(super) fn read<'a>(
             _ if TOKEN_HEADERS.contains(&name) || places.has_header(name) => found.look_in(name, value, prefix),
             // The path was looked at above.
             _ if name.starts_with(':') => {}
-            _ if prefix.looks_like_token(value) => found.misplaced = Some(format!("the header `{name}`").into()),
+            _ if prefix.looks_like_token(value) || in_basic(value, prefix) => {
+                found.misplaced = Some(format!("the header `{name}`").into());
+            }
             _ => {}
         }
     }
@@ -100,7 +102,7 @@ impl<'a> Found<'a> {
     fn look_in(&mut self, header: &'a str, value: &'a [u8], prefix: &TokenPrefix) {
         let Some(token) = in_header(value, prefix) else {
             // Not as the whole value, yet in it: it would travel on.
-            if prefix.looks_like_token(value) || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair)) {
+            if prefix.looks_like_token(value) || in_basic(value, prefix) {
                 self.misplaced = Some(format!("an unusual form in the header `{header}`").into());
             }
             return;
@@ -177,6 +179,11 @@ fn in_header<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> 
     let (user, password) = (&decoded[..colon], decoded.get(colon + 1..).unwrap_or_default());
     // The password is what git and curl users set; a user name beside it is only a name then.
     plain(password, prefix).or_else(|| plain(user, prefix)).map(|token| Cow::Owned(token.into_owned()))
+}
+
+/// Whether a token is anywhere in what `Basic` carries.
+fn in_basic(value: &[u8], prefix: &TokenPrefix) -> bool {
+    basic(value).is_some_and(|pair| prefix.looks_like_token(&pair))
 }
 
 /// What `Basic` carries (RFC 7617): `user:password`, decoded.
@@ -289,6 +296,7 @@ mod tests {
     fn a_token_that_would_travel_on_is_noticed() {
         assert!(presented(&[("x-custom", TOKEN.as_bytes())]).contains("x-custom"));
         assert!(presented(&[("cookie", format!("a=1; t={TOKEN}").as_bytes())]).contains("cookie"));
+        assert!(presented(&[("proxy-authorization", basic(&format!("u:{TOKEN}")).as_bytes())]).contains("proxy-auth"));
         for header in ["accept", "user-agent", "content-type", "x-amz-target"] {
             assert!(presented(&[(header, TOKEN.as_bytes())]).contains(header));
         }

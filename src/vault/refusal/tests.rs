@@ -70,6 +70,8 @@ fn programs_get_what_their_api_speaks_and_people_get_text() {
         ("api.github.com", vec![("accept", "application/vnd.github.merge-info-preview+json")], Shape::GitHub),
         ("api.corp.ghe.com", vec![], Shape::GitHub),
         (HOST, vec![("accept", "text/html,*/*")], Shape::Text),
+        (HOST, vec![("accept", "text/*")], Shape::Text),
+        (HOST, vec![("accept", "text/event-stream")], Shape::Error),
         ("storage.googleapis.com", vec![], Shape::Google),
         ("googleapis.com", vec![], Shape::Google),
         ("evilgoogleapis.com", vec![], Shape::Error),

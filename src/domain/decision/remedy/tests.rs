@@ -1,4 +1,4 @@
-//! What is offered for each refusal; that it works is tested where files and `mint` are read (`cli/offers_tests.rs`).
+//! What is offered for each refusal; that it works is tested where files and `mint` are read (`cli/mint/offers_tests.rs`).
 
 use super::super::{Decision, decide};
 use super::*;

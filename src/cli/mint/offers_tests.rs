@@ -8,8 +8,7 @@ use clap::Parser;
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
-use super::Environment;
-use super::mint::{self, Streams};
+use super::{Args, Environment, Streams, run};
 use crate::config::{parse_project, parse_vault};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Offer, Presented, Rules, decide, remedy};
 use crate::domain::macaroon::{Keyring, TokenPrefix};
@@ -50,12 +49,12 @@ fn minted(state: &Path, arguments: &[String]) -> String {
     let arguments = std::iter::once("mint").chain(arguments.iter().map(String::as_str));
     let state = ["--state-dir".as_ref(), state.as_os_str()];
     let arguments = arguments.map(std::ffi::OsStr::new).chain(state);
-    let args = mint::Args::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}"));
+    let args = Args::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}"));
     let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, KEY);
     let environment = Environment { signing_key: Some(Zeroizing::new(key)), ..Environment::default() };
     let (mut output, mut error) = (Vec::new(), Vec::new());
     let mut streams = Streams { input: &mut std::io::empty(), output: &mut output, error: &mut error };
-    mint::run(args, &environment, NOW, &mut streams).unwrap();
+    run(args, &environment, NOW, &mut streams).unwrap();
     String::from_utf8(output).unwrap().trim().to_owned()
 }
 
