@@ -30,6 +30,8 @@ pub struct CredentialConfig {
     pub origin: Origin,
     /// How it is sent, and where its secrets are.
     pub kind: CredentialKind,
+    /// Whether it is masked in what the upstream answers.
+    pub redact: bool,
 }
 
 /// How a credential is put into a request.
@@ -124,8 +126,10 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
             return None;
         }
     };
+    // By default what stays the same for long is masked: all of the types there are.
+    let redact = table.optional("redact").map_or(Some(true), |item| item.boolean());
     table.finish();
-    Some(CredentialConfig { origin: entry.origin(), kind: kind? })
+    Some(CredentialConfig { origin: entry.origin(), kind: kind?, redact: redact? })
 }
 
 fn read_header(table: &mut Table<'_, '_>) -> Option<CredentialKind> {

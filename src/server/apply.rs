@@ -157,10 +157,10 @@ impl Applier {
 /// Everything that is missing or cannot be sent, with its line; no value is named.
 pub(super) fn credentials(vault: &VaultConfig, environment: &Environment) -> Result<Credentials, Vec<Diagnostic>> {
     let mut problems = Vec::new();
-    let mut found: Vec<(HostPattern, Credential)> = Vec::new();
+    let mut found: Vec<(HostPattern, Credential, bool)> = Vec::new();
     for (host, config) in &vault.credentials {
         match credential(config, environment) {
-            Ok(credential) => found.push((host.clone(), credential)),
+            Ok(credential) => found.push((host.clone(), credential, config.redact)),
             Err((message, hint)) => {
                 problems.push(problem(config, format!("[credentials.\"{host}\"]: {message}"), hint))
             }

@@ -8,11 +8,14 @@
 
 mod metrics;
 mod query;
+mod reflection;
 mod request;
 mod response;
 mod secrets;
 mod service;
+mod streams;
 
 pub use metrics::VaultMetrics;
 pub use secrets::{Credential, CredentialError, Credentials, HeaderCredential};
 pub use service::{Observation, Observer, Vault, VaultState};
+pub use streams::Streams;

@@ -10,8 +10,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
-use super::query;
 use super::secrets::Credentials;
+use super::{query, reflection};
 use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
@@ -34,6 +34,15 @@ pub(super) struct Asked<'a> {
     pub(super) token_headers: Vec<&'a str>,
     /// Whether a refusal is to be JSON.
     pub(super) wants_json: bool,
+    accept_encoding: Vec<&'a [u8]>,
+    has_range: bool,
+}
+
+impl Asked<'_> {
+    /// The encodings to ask the upstream for, if not what the client asks for, so that its answer can be looked into.
+    pub(super) fn accept_encoding(&self) -> Option<String> {
+        reflection::accept_encoding(&self.accept_encoding, self.has_range)
+    }
 }
 
 /// Why a `CheckRequest` cannot be read: it does not come from a route of ours.
@@ -57,6 +66,7 @@ pub(super) fn read<'a>(
     let places = credentials.places(host);
     let mut found = Found::default();
     let mut reader = Reader::default();
+    let (mut accept_encoding, mut has_range) = (Vec::new(), false);
     // Envoy sends the path as the upstream will see it, query included.
     found.look_in_url(&http.path, places.parameter(), prefix);
     for header in &headers.headers {
@@ -68,6 +78,8 @@ pub(super) fn read<'a>(
             _ if name.starts_with(':') => {}
             _ if prefix.looks_like_token(value) => found.misplaced = Some(format!("the header `{name}`").into()),
             "user-agent" => reader.user_agent(value),
+            "accept-encoding" => accept_encoding.push(value),
+            "range" => has_range = true,
             _ => {}
         }
     }
@@ -76,6 +88,8 @@ pub(super) fn read<'a>(
         access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
         wants_json: reader.wants_json(),
+        accept_encoding,
+        has_range,
     })
 }
 
@@ -262,7 +276,7 @@ mod tests {
         let header = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: value.clone() };
         let query = Credential::Query { name: "key".to_owned(), value };
         let hosts = [("api.stripe.com", Credential::Headers(vec![header])), ("*.query.example", query)];
-        Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential))).unwrap()
+        Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential, true))).unwrap()
     }
 
     fn presented(headers: &[(&str, &[u8])]) -> String {

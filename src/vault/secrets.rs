@@ -7,9 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::query;
+use super::{query, reflection};
 use crate::domain::decision::Grant;
 use crate::domain::names::{Host, HostPattern};
+use crate::domain::needles::Needles;
 use crate::domain::secret::{Secret, SecretError};
 
 /// A credential, with the secrets it is made of.
@@ -82,35 +83,44 @@ impl fmt::Debug for Injection {
     }
 }
 
+/// A credential as it goes out, and what may not come back of it.
+#[derive(Debug)]
+struct Entry {
+    injection: Injection,
+    needles: Option<Needles>,
+}
+
 /// All credentials, by host. The way in is a [`Grant`].
 #[derive(Debug, Default)]
 pub struct Credentials {
-    exact: BTreeMap<String, Injection>,
+    exact: BTreeMap<String, Entry>,
     /// The longest parent first: the most specific pattern wins.
-    patterns: Vec<(HostPattern, String, Injection)>,
+    patterns: Vec<(HostPattern, String, Entry)>,
 }
 
 impl Credentials {
-    /// These credentials; what goes into the request is made once, here.
+    /// These credentials, each with whether it is to be masked in answers; what goes into the request is made once, here.
     ///
     /// # Errors
     /// The first credential that cannot be sent, with its host.
     pub fn new(
-        credentials: impl IntoIterator<Item = (HostPattern, Credential)>,
+        credentials: impl IntoIterator<Item = (HostPattern, Credential, bool)>,
     ) -> Result<Self, (HostPattern, CredentialError)> {
         let mut all = Self::default();
-        for (pattern, credential) in credentials {
+        for (pattern, credential, redact) in credentials {
+            let needles = if redact { reflection::needles(&credential) } else { None };
             let injection = match Injection::new(credential) {
                 Ok(injection) => injection,
                 Err(error) => return Err((pattern, error)),
             };
+            let entry = Entry { injection, needles };
             match pattern.exact() {
                 Some(host) => {
-                    all.exact.insert(host.to_string(), injection);
+                    all.exact.insert(host.to_string(), entry);
                 }
                 None => {
                     let name = pattern.to_string();
-                    all.patterns.push((pattern, name, injection));
+                    all.patterns.push((pattern, name, entry));
                 }
             }
         }
@@ -120,21 +130,26 @@ impl Credentials {
 
     /// The credential for the upstream that was granted, and its name: the host or the pattern that it is for.
     pub(super) fn injection(&self, grant: &Grant) -> Option<(&str, &Injection)> {
-        self.find(grant.host().as_str())
+        self.find(grant.host().as_str()).map(|(name, entry)| (name, &entry.injection))
+    }
+
+    /// What is to be masked in answers of the upstream that was granted.
+    pub(super) fn needles(&self, grant: &Grant) -> Option<&Needles> {
+        self.find(grant.host().as_str()).and_then(|(_, entry)| entry.needles.as_ref())
     }
 
     /// Where the credential of a host goes; nowhere when it has none. Needs no grant: it gives names, no secret.
     pub(super) fn places(&self, host: &str) -> Places<'_> {
-        Places(self.find(host).map(|(_, injection)| injection))
+        Places(self.find(host).map(|(_, entry)| &entry.injection))
     }
 
-    fn find(&self, host: &str) -> Option<(&str, &Injection)> {
-        let exact = self.exact.get_key_value(host).map(|(name, injection)| (name.as_str(), injection));
+    fn find(&self, host: &str) -> Option<(&str, &Entry)> {
+        let exact = self.exact.get_key_value(host).map(|(name, entry)| (name.as_str(), entry));
         exact.or_else(|| {
             // No pattern, no copy of the name.
             let host: Host = if self.patterns.is_empty() { return None } else { host.parse().ok()? };
             let found = self.patterns.iter().find(|(pattern, ..)| pattern.matches(&host));
-            found.map(|(_, name, injection)| (name.as_str(), injection))
+            found.map(|(_, name, entry)| (name.as_str(), entry))
         })
     }
 }

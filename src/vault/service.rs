@@ -10,8 +10,9 @@ use tonic::{Request, Response, Status};
 
 use super::metrics::VaultMetrics;
 use super::secrets::Credentials;
-use super::{request, response};
+use super::{reflection, request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide};
+use crate::domain::holding::Holding;
 use crate::domain::macaroon::TokenId;
 
 /// Everything a decision rests on; replaced as a whole when the configuration changes.
@@ -74,6 +75,15 @@ impl Vault {
         Self { observer: Some(observer), ..self }
     }
 
+    pub(super) fn metrics(&self) -> &VaultMetrics {
+        &self.metrics
+    }
+
+    /// Whether what was found good for a request still is, at the time `now`, in Unix seconds.
+    pub(super) fn still_hold(&self, holding: &Holding, now: u64) -> bool {
+        self.state.load().rules.still_hold(holding, now)
+    }
+
     /// Decides by `state` from the next check on.
     pub fn replace(&self, state: VaultState) {
         self.state.store(Arc::new(state));
@@ -119,7 +129,10 @@ impl Vault {
                 Some((name, injection)) => {
                     tell("allow", "token", Some(grant.token()), None, Some(name));
                     self.count(asked.access.host, "allow", "token");
-                    return response::inject(injection, &asked.token_headers, asked.access.target);
+                    let needles = state.credentials.needles(&grant);
+                    let told = reflection::metadata(grant.holding(), needles, asked.access.method);
+                    let encoding = needles.and_then(|_| asked.accept_encoding());
+                    return response::inject(injection, &asked.token_headers, asked.access.target, told, encoding);
                 }
                 None => Denial::NoCredential(grant.host().clone()),
             },
@@ -149,9 +162,13 @@ impl Vault {
 impl Authorization for Vault {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let started = Instant::now();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let response = Vault::check(self, request.get_ref(), now);
+        let response = Vault::check(self, request.get_ref(), unix_now());
         self.metrics.latency.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(response))
     }
+}
+
+/// Now, in Unix seconds.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

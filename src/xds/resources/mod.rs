@@ -15,6 +15,7 @@
 
 mod cluster;
 mod listener;
+mod reflection;
 mod route;
 mod secret;
 
@@ -37,7 +38,7 @@ use crate::domain::policy::{Policy, Upstream};
 pub use secret::{Leaf, Leaves, TrustedCa};
 
 /// Raised whenever the same input gives other resources than before.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// The cluster of the bootstrap through which Envoy reaches the vault.
 pub const VAULT_CLUSTER: &str = "agent_creds_vault";
