@@ -92,8 +92,11 @@ impl World {
         }
         world.write_config("ok", sides[1], &[]);
         world.write_config("vault", sides[2], &[]);
-        let vault =
-            "[credentials.\"api.stripe.com\"]\ntype = \"bearer\"\ntoken = { provider = \"env\", name = \"KEY\" }\n";
+        let redact = std::env::var("BENCH_REDACT").unwrap_or_else(|_| "true".to_owned());
+        let vault = format!(
+            "[credentials.\"api.stripe.com\"]\ntype = \"bearer\"\ntoken = {{ provider = \"env\", name = \"KEY\" }}\nredact = \
+             {redact}\n"
+        );
         fs::write(world.path("vault.toml"), vault).expect("a file");
 
         let log = |name: &str| fs::File::create(world.path(name)).expect("a log");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use self::scripted::{Step, Scripted};
+use self::scripted::{Scripted, Step};
 use super::STRIPE;
 use crate::support::client::{Client, Proto, Reply};
 use crate::support::server::{STRIPE_KEY, Server, WorldConfig};

@@ -7,10 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use zeroize::{Zeroize, Zeroizing};
 
-/// The name under which the vault tells Envoy [`Needles`], one a line.
+/// The name under which the vault tells Envoy [`Needles`], one a line, to look for in headers and trailers.
 pub const NEEDLES_METADATA: &str = "redact";
-/// The name under which the vault tells Envoy that the answer has no body, whatever its headers say.
-pub const BODILESS_METADATA: &str = "head";
+/// The name under which the vault tells Envoy to look for them in the body, too.
+pub const BODY_METADATA: &str = "redact_body";
 
 /// What is shorter is not looked for: it would mask innocent text, and tell by it what the secret is.
 pub const MIN_NEEDLE: usize = 8;
@@ -30,7 +30,8 @@ impl Needles {
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let mut forms = Forms(BTreeSet::new());
         // What has a line break is no header, and cannot be among credentials.
-        for secret in secrets.into_iter().filter(|secret| secret.len() >= MIN_NEEDLE && !secret.contains(['\n', '\r'])) {
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= MIN_NEEDLE && !secret.contains(['\n', '\r']))
+        {
             forms.add(secret.to_owned());
             for (kept, hex, plus) in PERCENT_ENCODINGS {
                 forms.add(percent_encoded(secret, kept, hex, plus));
@@ -165,12 +166,10 @@ mod tests {
 
     #[test]
     fn a_common_key_has_four_forms() {
-        assert_eq!(needles(&["sk_test_123456"]), [
-            "NrX3Rlc3RfMTIzNDU2",
-            "c2tfdGVzdF8xMjM0NT",
-            "za190ZXN0XzEyMzQ1N",
-            "sk_test_123456",
-        ]);
+        assert_eq!(
+            needles(&["sk_test_123456"]),
+            ["NrX3Rlc3RfMTIzNDU2", "c2tfdGVzdF8xMjM0NT", "za190ZXN0XzEyMzQ1N", "sk_test_123456",]
+        );
     }
 
     #[test]

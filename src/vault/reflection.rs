@@ -16,13 +16,30 @@ use zeroize::Zeroizing;
 
 use super::secrets::Credential;
 use crate::domain::holding::{HOLDING_METADATA, Holding};
-use crate::domain::needles::{BODILESS_METADATA, NEEDLES_METADATA, Needles};
+use crate::domain::needles::{BODY_METADATA, NEEDLES_METADATA, Needles};
 
-/// The encodings of answers that Envoy decodes to look into them.
-const DECODED: [&str; 3] = ["gzip", "br", "zstd"];
+/// What may not come back of a credential.
+#[derive(Debug)]
+pub(super) struct Reflection {
+    needles: Needles,
+    /// Whether bodies are looked into, or headers alone.
+    bodies: bool,
+}
+
+impl Reflection {
+    /// `None` when there is nothing to look for.
+    pub(super) fn of(credential: &Credential, bodies: bool) -> Option<Self> {
+        needles(credential).map(|needles| Self { needles, bodies })
+    }
+
+    /// Whether the body of the answer to a request with this method is looked into.
+    pub(super) fn looks_into_body(&self, method: &str) -> bool {
+        self.bodies && method != "HEAD"
+    }
+}
 
 /// What to look for in the answers to this credential.
-pub(super) fn needles(credential: &Credential) -> Option<Needles> {
+fn needles(credential: &Credential) -> Option<Needles> {
     match credential {
         Credential::Bearer { token } => Needles::of([token.as_str()]),
         Credential::Basic { username, password } => {
@@ -35,35 +52,40 @@ pub(super) fn needles(credential: &Credential) -> Option<Needles> {
 }
 
 /// What Envoy's filters are told of a request that goes on.
-pub(super) fn metadata(holding: &Holding, needles: Option<&Needles>, method: &str) -> Struct {
+pub(super) fn metadata(holding: &Holding, reflection: Option<&Reflection>, method: &str) -> Struct {
     let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
     let mut fields = HashMap::with_capacity(3);
     fields.insert(HOLDING_METADATA.to_owned(), text(holding.to_string()));
-    if let Some(needles) = needles {
-        fields.insert(NEEDLES_METADATA.to_owned(), text(needles.lines().to_owned()));
-        if method == "HEAD" {
-            fields.insert(BODILESS_METADATA.to_owned(), Value { kind: Some(Kind::BoolValue(true)) });
+    if let Some(reflection) = reflection {
+        fields.insert(NEEDLES_METADATA.to_owned(), text(reflection.needles.lines().to_owned()));
+        if reflection.looks_into_body(method) {
+            fields.insert(BODY_METADATA.to_owned(), Value { kind: Some(Kind::BoolValue(true)) });
         }
     }
     Struct { fields }
 }
 
-/// What is to be asked for, so that the answer can be looked into: of what the client accepts, what Envoy decodes.
-/// `None`: what the client asks for is that already. A part of an encoded answer cannot be decoded.
-pub(super) fn accept_encoding(accepted: &[&[u8]], range: bool) -> Option<String> {
+/// What the upstream is asked for, so that its answer can be looked into: gzip, the one coding that Envoy decodes, if the
+/// client accepts it. `None`: what the client asks for is no other.
+pub(super) fn accept_encoding(accepted: &[&[u8]], range: bool) -> Option<&'static str> {
     let all = accepted.iter().flat_map(|value| value.split(|&byte| byte == b','));
-    let codings = all.map(|coding| {
-        let coding = coding.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-        coding.to_ascii_lowercase()
-    });
-    let codings: Vec<Vec<u8>> = codings.filter(|coding| !coding.is_empty()).collect();
-    let decoded = |coding: &[u8]| DECODED.iter().any(|name| name.as_bytes() == coding);
-    if !range && codings.iter().all(|coding| coding == b"identity" || decoded(coding)) {
-        return None;
+    let codings = all.map(|coding| coding.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii());
+    let (mut gzip, mut others) = (false, false);
+    for coding in codings {
+        match coding {
+            b"" => {}
+            _ if coding.eq_ignore_ascii_case(b"gzip") => gzip = true,
+            _ if coding.eq_ignore_ascii_case(b"identity") => {}
+            _ => others = true,
+        }
     }
-    let kept = DECODED.into_iter().filter(|name| codings.iter().any(|coding| coding == name.as_bytes()));
-    let kept: Vec<&str> = kept.collect();
-    Some(if range || kept.is_empty() { "identity".to_owned() } else { kept.join(", ") })
+    match (gzip, others) {
+        // A part of what is encoded cannot be decoded.
+        _ if range => Some("identity"),
+        (_, false) => None,
+        (true, true) => Some("gzip"),
+        (false, true) => Some("identity"),
+    }
 }
 
 #[cfg(test)]
@@ -104,15 +126,18 @@ mod tests {
     #[test]
     fn what_the_filters_are_told() {
         let holding = Holding { token: TokenId::from([1; 16]), until: None, key: None };
-        let needles = Needles::of(["sk_live_1"]).unwrap();
+        let reflection = |bodies| Reflection { needles: Needles::of(["sk_live_1"]).unwrap(), bodies };
         let names = |told: Struct| {
             let mut names: Vec<String> = told.fields.into_keys().collect();
             names.sort_unstable();
             names
         };
         assert_eq!(names(metadata(&holding, None, "HEAD")), ["holding"]);
-        assert_eq!(names(metadata(&holding, Some(&needles), "GET")), ["holding", "redact"]);
-        assert_eq!(names(metadata(&holding, Some(&needles), "HEAD")), ["head", "holding", "redact"]);
+        let told = |bodies, method| names(metadata(&holding, Some(&reflection(bodies)), method));
+        assert_eq!(told(true, "GET"), ["holding", "redact", "redact_body"]);
+        for (bodies, method) in [(true, "HEAD"), (false, "GET")] {
+            assert_eq!(told(bodies, method), ["holding", "redact"]);
+        }
     }
 
     #[test]
@@ -120,8 +145,9 @@ mod tests {
         for (accepted, range, asked) in [
             (&[][..], false, None),
             (&["gzip"], false, None),
-            (&["GZIP;q=1.0, br", "zstd, identity"], false, None),
-            (&["gzip, deflate, br"], false, Some("gzip, br")),
+            (&["GZIP;q=1.0", "identity"], false, None),
+            (&["gzip, deflate, br"], false, Some("gzip")),
+            (&["br", "gzip"], false, Some("gzip")),
             (&["deflate", "gzip;q=0.5"], false, Some("gzip")),
             (&["*"], false, Some("identity")),
             (&["deflate, x"], false, Some("identity")),
@@ -129,7 +155,7 @@ mod tests {
             (&[], true, Some("identity")),
         ] {
             let accepted: Vec<&[u8]> = accepted.iter().map(|text| text.as_bytes()).collect();
-            assert_eq!(accept_encoding(&accepted, range).as_deref(), asked, "{accepted:?}");
+            assert_eq!(accept_encoding(&accepted, range), asked, "{accepted:?}");
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// The encodings to ask the upstream for, if not what the client asks for, so that its answer can be looked into.
-    pub(super) fn accept_encoding(&self) -> Option<String> {
+    pub(super) fn accept_encoding(&self) -> Option<&'static str> {
         reflection::accept_encoding(&self.accept_encoding, self.has_range)
     }
 }

@@ -22,14 +22,14 @@ pub(super) fn inject(
     token_headers: &[&str],
     target: &str,
     told: Struct,
-    encoding: Option<String>,
+    encoding: Option<&str>,
 ) -> CheckResponse {
     let set = |name: &str, value: &str| header(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd);
     let mut headers: Vec<HeaderValueOption> = match injection {
         Injection::Headers(headers) => headers.iter().map(|(name, value)| set(name, value.as_str())).collect(),
         Injection::Query { name, assignment } => vec![set(":path", &query::with(target, name, assignment.as_str()))],
     };
-    headers.extend(encoding.map(|encoding| set("accept-encoding", &encoding)));
+    headers.extend(encoding.map(|encoding| set("accept-encoding", encoding)));
     let is_set =
         |name: &str| headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key == name);
     let removed = token_headers.iter().filter(|name| !is_set(name)).map(|&name| name.to_owned()).collect();

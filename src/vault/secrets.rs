@@ -7,10 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{query, reflection};
+use super::query;
+use super::reflection::Reflection;
 use crate::domain::decision::Grant;
 use crate::domain::names::{Host, HostPattern};
-use crate::domain::needles::Needles;
 use crate::domain::secret::{Secret, SecretError};
 
 /// A credential, with the secrets it is made of.
@@ -87,7 +87,7 @@ impl fmt::Debug for Injection {
 #[derive(Debug)]
 struct Entry {
     injection: Injection,
-    needles: Option<Needles>,
+    reflection: Option<Reflection>,
 }
 
 /// All credentials, by host. The way in is a [`Grant`].
@@ -99,7 +99,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// These credentials, each with whether it is to be masked in answers; what goes into the request is made once, here.
+    /// These credentials, each with whether it is to be masked in bodies that come back; what goes into the request is made once, here.
     ///
     /// # Errors
     /// The first credential that cannot be sent, with its host.
@@ -108,12 +108,12 @@ impl Credentials {
     ) -> Result<Self, (HostPattern, CredentialError)> {
         let mut all = Self::default();
         for (pattern, credential, redact) in credentials {
-            let needles = if redact { reflection::needles(&credential) } else { None };
+            let reflection = Reflection::of(&credential, redact);
             let injection = match Injection::new(credential) {
                 Ok(injection) => injection,
                 Err(error) => return Err((pattern, error)),
             };
-            let entry = Entry { injection, needles };
+            let entry = Entry { injection, reflection };
             match pattern.exact() {
                 Some(host) => {
                     all.exact.insert(host.to_string(), entry);
@@ -133,9 +133,9 @@ impl Credentials {
         self.find(grant.host().as_str()).map(|(name, entry)| (name, &entry.injection))
     }
 
-    /// What is to be masked in answers of the upstream that was granted.
-    pub(super) fn needles(&self, grant: &Grant) -> Option<&Needles> {
-        self.find(grant.host().as_str()).and_then(|(_, entry)| entry.needles.as_ref())
+    /// What may not come back from the upstream that was granted.
+    pub(super) fn reflection(&self, grant: &Grant) -> Option<&Reflection> {
+        self.find(grant.host().as_str()).and_then(|(_, entry)| entry.reflection.as_ref())
     }
 
     /// Where the credential of a host goes; nowhere when it has none. Needs no grant: it gives names, no secret.

@@ -129,9 +129,10 @@ impl Vault {
                 Some((name, injection)) => {
                     tell("allow", "token", Some(grant.token()), None, Some(name));
                     self.count(asked.access.host, "allow", "token");
-                    let needles = state.credentials.needles(&grant);
-                    let told = reflection::metadata(grant.holding(), needles, asked.access.method);
-                    let encoding = needles.and_then(|_| asked.accept_encoding());
+                    let (reflection, method) = (state.credentials.reflection(&grant), asked.access.method);
+                    let told = reflection::metadata(grant.holding(), reflection, method);
+                    let encoding =
+                        reflection.filter(|r| r.looks_into_body(method)).and_then(|_| asked.accept_encoding());
                     return response::inject(injection, &asked.token_headers, asked.access.target, told, encoding);
                 }
                 None => Denial::NoCredential(grant.host().clone()),

@@ -34,7 +34,8 @@ pub(super) struct Scripted {
 impl Scripted {
     pub(super) async fn start(host: &str) -> Self {
         let cert = TestCa::shared().issue(&[host], CertKind::Good);
-        let mut tls = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.cert], cert.key).unwrap();
+        let mut tls =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.cert], cert.key).unwrap();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

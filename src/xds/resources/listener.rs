@@ -44,7 +44,8 @@ use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 
 use super::route::{direct_response, every_path};
 use super::{
-    VAULT_CLUSTER, any, boolean, cluster, duration, leaf_name, reflection, route_name, socket_address, stat_name, uint32,
+    VAULT_CLUSTER, any, boolean, cluster, duration, leaf_name, reflection, route_name, socket_address, stat_name,
+    uint32,
 };
 use crate::domain::names::{Host, SandboxId};
 use crate::domain::policy::Policy;
@@ -108,10 +109,7 @@ fn http_filters() -> Vec<HttpFilter> {
     filters.extend([
         http_filter("envoy.filters.http.header_mutation", any(&no_trailers())),
         http_filter("envoy.filters.http.dynamic_forward_proxy", any(&resolve_filter())),
-        http_filter(
-            "envoy.filters.http.router",
-            any(&Router { suppress_envoy_headers: true, ..Default::default() }),
-        ),
+        http_filter("envoy.filters.http.router", any(&Router { suppress_envoy_headers: true, ..Default::default() })),
     ]);
     filters
 }

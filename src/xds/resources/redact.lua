@@ -162,20 +162,24 @@ local function refuse(handle, state, text)
   end
 end
 
-local function redact(handle, state)
-  local told = handle:streamInfo():dynamicMetadata():get("envoy.filters.http.ext_authz")
-  local needles = parse(told["redact"])
+local function look_into_body(handle, needles, state)
   local headers = handle:headers()
-  mask_headers(headers, needles)
-  local status = headers:get(":status")
-  local bodiless = told["head"] or status == "204" or status == "304"
   local encoding = headers:get("content-encoding")
-  if encoding and encoding ~= "identity" and not bodiless then
-    refuse(handle, state, "Bad Gateway: the upstream's answer is encoded in a way (content-encoding) in which agent-creds "
-      .. "cannot look for the credential. Ask for gzip, or none.\n")
+  if encoding and encoding ~= "identity" then
+    local status = headers:get(":status")
+    if status == "204" or status == "304" then return end
+    refuse(handle, state, "Bad Gateway: the upstream's answer has a content-encoding in which agent-creds cannot look for "
+      .. "the credential. Ask for gzip, or for none.\n")
   else
     mask_body(handle, needles, state, headers:get("content-length") ~= nil)
   end
+end
+
+local function redact(handle, state)
+  local told = handle:streamInfo():dynamicMetadata():get("envoy.filters.http.ext_authz")
+  local needles = parse(told["redact"])
+  mask_headers(handle:headers(), needles)
+  if told["redact_body"] then look_into_body(handle, needles, state) end
   mask_trailers(handle, needles)
 end
 

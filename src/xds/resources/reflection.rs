@@ -2,7 +2,7 @@
 //! goes on ends with its token.
 //!
 //! ```text
-//! client ◀ redact.lua ◀ zstd ◀ br ◀ gzip (decoding) ◀ cut (ext_proc to the vault, no bodies) ◀ upstream
+//! client ◀ redact.lua ◀ gzip, decoded ◀ cut (ext_proc to the vault, no bodies) ◀ upstream
 //! ```
 //!
 //! Each is passed by, at the cost of a look-up, unless the vault has told something of this request that is for it (the
@@ -12,9 +12,7 @@ use envoy_types::pb::envoy::config::core::v3::{
     DataSource, RuntimeFeatureFlag, TypedExtensionConfig as Extension, data_source,
 };
 use envoy_types::pb::envoy::extensions::common::matching::v3::ExtensionWithMatcher;
-use envoy_types::pb::envoy::extensions::compression::{
-    brotli::decompressor::v3::Brotli, gzip::decompressor::v3::Gzip, zstd::decompressor::v3::Zstd,
-};
+use envoy_types::pb::envoy::extensions::compression::gzip::decompressor::v3::Gzip;
 use envoy_types::pb::envoy::extensions::filters::common::matcher::action::v3::SkipFilter;
 use envoy_types::pb::envoy::extensions::filters::http::{
     decompressor::v3::{
@@ -28,6 +26,7 @@ use envoy_types::pb::envoy::extensions::filters::http::{
     },
     lua::v3::Lua,
 };
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::{
     DynamicMetadataInput,
     dynamic_metadata_input::{PathSegment, path_segment},
@@ -37,7 +36,6 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
     HttpResponseHeaderMatchInput, ListStringMatcher, RegexMatcher, StringMatcher, ValueMatcher,
     string_matcher::MatchPattern, value_matcher,
 };
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
@@ -54,7 +52,7 @@ use envoy_types::pb::xds::r#type::matcher::v3::{
 use super::listener::{VAULT_TIMEOUT_SECONDS, http_filter, vault};
 use super::{any, boolean, duration, uint32};
 use crate::domain::holding::HOLDING_METADATA;
-use crate::domain::needles::NEEDLES_METADATA;
+use crate::domain::needles::{BODY_METADATA, NEEDLES_METADATA};
 
 /// The script that masks; see there.
 const REDACT: &str = include_str!("redact.lua");
@@ -75,43 +73,28 @@ pub(super) fn filters() -> Vec<HttpFilter> {
         }),
         ..Default::default()
     };
-    let untold = || vec![untold(NEEDLES_METADATA)];
-    let mut filters = vec![skipped_when("agent_creds.redact", any(&redact), untold())];
-    for (name, library) in decoders() {
-        let library = Extension { name: name.to_owned(), typed_config: Some(library) };
-        let filter = format!("agent_creds.{name}");
-        filters.push(skipped_when(&filter, any(&decompressor(library)), untold()));
-    }
-    filters.push(skipped_when("agent_creds.cut", any(&cut()), vec![self::untold(HOLDING_METADATA), soon_over()]));
-    filters
-}
-
-/// By the name of the content coding.
-fn decoders() -> [(&'static str, Any); 3] {
-    let chunk = Some(uint32(64 * 1024));
-    [
-        ("zstd", any(&Zstd { chunk_size: chunk, ..Default::default() })),
-        ("br", any(&Brotli { chunk_size: chunk, ..Default::default() })),
-        (
-            "gzip",
-            any(&Gzip {
-                // The largest; what was compressed with a larger window than this cannot be decoded.
-                window_bits: Some(uint32(15)),
-                chunk_size: chunk,
-                max_inflate_ratio: Some(uint32(MAX_INFLATE_RATIO)),
-            }),
-        ),
+    vec![
+        skipped_when("agent_creds.redact", any(&redact), vec![untold(NEEDLES_METADATA)]),
+        // One coding alone: every filter costs every request, and all servers have this one.
+        skipped_when("agent_creds.gzip", any(&gunzip()), vec![untold(BODY_METADATA)]),
+        skipped_when("agent_creds.cut", any(&cut()), vec![untold(HOLDING_METADATA), soon_over()]),
     ]
 }
 
-/// Decodes answers of its coding; leaves requests as they are.
-fn decompressor(library: Extension) -> Decompressor {
+/// Decodes answers; leaves requests as they are.
+fn gunzip() -> Decompressor {
+    let gzip = Gzip {
+        // Of the largest window that there is.
+        window_bits: Some(uint32(15)),
+        chunk_size: Some(uint32(64 * 1024)),
+        max_inflate_ratio: Some(uint32(MAX_INFLATE_RATIO)),
+    };
     let never = RuntimeFeatureFlag {
         default_value: Some(boolean(false)),
         runtime_key: "agent_creds.decompress_requests".to_owned(),
     };
     Decompressor {
-        decompressor_library: Some(library),
+        decompressor_library: Some(Extension { name: "gzip".to_owned(), typed_config: Some(any(&gzip)) }),
         request_direction_config: Some(RequestDirectionConfig {
             common_config: Some(CommonDirectionConfig { enabled: Some(never), ..Default::default() }),
             // The vault says what is asked for.
@@ -163,10 +146,7 @@ fn skipped_when(name: &str, filter: Any, cases: Vec<Predicate>) -> HttpFilter {
     let skip = extension("skip", any(&SkipFilter {}));
     let matchers = cases.into_iter().map(|predicate| FieldMatcher {
         predicate: Some(predicate),
-        on_match: Some(OnMatch {
-            on_match: Some(on_match::OnMatch::Action(skip.clone())),
-            ..Default::default()
-        }),
+        on_match: Some(OnMatch { on_match: Some(on_match::OnMatch::Action(skip.clone())), ..Default::default() }),
     });
     let matcher = Matcher {
         matcher_type: Some(MatcherType::MatcherList(MatcherList { matchers: matchers.collect() })),
