@@ -17,8 +17,12 @@ use crate::support::pki::{CertKind, TestCa};
 pub(super) enum Step {
     /// These bytes, at once.
     Send(Vec<u8>),
+    /// These bytes, so many times.
+    Repeat(Arc<[u8]>, usize),
+    /// Nothing, for as long as it takes that what was sent is read by itself.
+    Wait,
     /// Nothing, for this long.
-    Wait(Duration),
+    Sleep(Duration),
     /// The end of the connection.
     Close,
 }
@@ -90,7 +94,18 @@ async fn serve(
             for step in steps {
                 let sent = match step {
                     Step::Send(bytes) => stream.write_all(&bytes).await.and(stream.flush().await),
-                    Step::Wait(time) => {
+                    Step::Repeat(bytes, times) => {
+                        let mut sent = Ok(());
+                        for _ in 0..times {
+                            sent = sent.and(stream.write_all(&bytes).await);
+                        }
+                        sent.and(stream.flush().await)
+                    }
+                    Step::Wait => {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        Ok(())
+                    }
+                    Step::Sleep(time) => {
                         tokio::time::sleep(time).await;
                         Ok(())
                     }
