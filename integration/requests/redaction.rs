@@ -74,6 +74,13 @@ fn chunked(headers: &str, pieces: &[&[u8]]) -> Vec<Step> {
     steps
 }
 
+/// What a process has in memory.
+fn resident_megabytes(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+}
+
 fn mask(text: &str) -> String {
     text.replace(STRIPE_KEY, &"*".repeat(STRIPE_KEY.len()))
 }

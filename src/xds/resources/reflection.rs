@@ -60,9 +60,10 @@ const REDACT: &str = include_str!("redact.lua");
 /// Under which the metadata of the vault's answer is found.
 const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 
-/// How many times as long as the encoded bytes what they decode to may be. Real answers are below 30, and no body of gzip is
-/// above 1,032.
-const MAX_INFLATE_RATIO: u32 = 100;
+/// How many times as long as the encoded bytes what they decode to may be: as much as gzip can. Envoy's default of
+/// 100 holds for each piece that arrives, ends the body without an error, and a piece of repetitive text is above it. What
+/// one piece may become is bounded by its size, the buffer limit of the cluster.
+const MAX_INFLATE_RATIO: u32 = 1032;
 
 /// The filters, in the order in which requests meet them.
 pub(super) fn filters() -> Vec<HttpFilter> {
