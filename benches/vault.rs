@@ -50,7 +50,7 @@ fn vault() -> Vault {
         upstreams: hosts.map(|host| (host.parse().expect(parsed), upstream.clone())).collect(),
     };
     let secret = Secret::new(b"sk_test_0123456789".to_vec()).expect(parsed);
-    let credential = ("api.stripe.com".parse().expect(parsed), Credential::Bearer { token: secret });
+    let credential = ("api.stripe.com".parse().expect(parsed), Credential::Bearer { token: secret }, true);
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&key()), TokenPrefix::default(), true),
         credentials: Credentials::new([credential]).expect(parsed).into(),

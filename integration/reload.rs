@@ -252,7 +252,10 @@ async fn a_second_gateway_comes_moves_and_goes() {
 async fn key_sent(client: &Client, token: &str, host: &str) -> Result<String, String> {
     let reply = client.get(&format!("https://{host}/echo")).bearer(token).send().await.unwrap();
     match reply.status {
-        StatusCode::OK => Ok(reply.json()["headers"]["authorization"].as_str().unwrap_or_default().to_owned()),
+        StatusCode::OK => {
+            let echo = reply.json();
+            Ok(echo["authorization_backwards"].as_str().unwrap_or_default().chars().rev().collect())
+        }
         _ => Err(reply.text()),
     }
 }

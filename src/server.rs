@@ -33,6 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
 use prometheus::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -64,7 +65,7 @@ use crate::sandbox::spec::body::GuardSpec;
 use crate::shutdown::{self, Shutdown};
 use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::exchange::HttpsClient;
-use crate::vault::{Observer, Vault, VaultMetrics, VaultState};
+use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
 use crate::xds::resources::{TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
 use crate::xds::service::XdsService;
@@ -402,7 +403,8 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let (stop_envoy, envoy_stopping) = shutdown::channel();
     let mut tasks: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
 
-    let routes = xds.add_to(Routes::new(AuthorizationServer::new(vault)));
+    let streams = ExternalProcessorServer::new(Streams::new(vault.clone()));
+    let routes = xds.add_to(Routes::new(AuthorizationServer::new(vault)).add_service(streams));
     let grpc_stopping = stopping.clone();
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
 

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorizat
 use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse, OkHttpResponse, check_response::HttpResponse,
 };
+use envoy_types::pb::google::protobuf::{Struct, Value as Told, value::Kind};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -29,10 +30,10 @@ use super::load::{HOST, Load, Protocol, connect};
 /// The argument that makes this program the vault that says yes: a process of its own, as the real one is.
 pub(crate) const YES: &str = "--yes-vault";
 
-/// Says yes to everything on `socket`, until it is killed.
-pub(crate) async fn say_yes(socket: &Path) {
+/// Says yes to everything on `socket`, until it is killed; when `told`, with what to mask in the answer.
+pub(crate) async fn say_yes(socket: &Path, told: bool) {
     let listener = UnixListenerStream::new(UnixListener::bind(socket).expect("a socket"));
-    let yes = tonic::transport::Server::builder().add_service(AuthorizationServer::new(Yes));
+    let yes = tonic::transport::Server::builder().add_service(AuthorizationServer::new(Yes(told)));
     yes.serve_with_incoming(listener).await.expect("a server");
 }
 
@@ -48,16 +49,16 @@ impl Drop for Process {
 
 pub(crate) struct World {
     dir: TempDir,
-    /// `bare`, `ok`, `vault`.
-    sides: [SocketAddr; 3],
+    /// `bare`, `ok`, `told`, `vault`.
+    sides: [SocketAddr; 4],
     upstream: SocketAddr,
     token: String,
     roots: Arc<RootCertStore>,
     _processes: Vec<Process>,
 }
 
-/// A vault that says yes at once.
-struct Yes;
+/// A vault that says yes at once; when true, with what the real one says of a key that is to be masked.
+struct Yes(bool);
 
 #[tonic::async_trait]
 impl Authorization for Yes {
@@ -66,9 +67,20 @@ impl Authorization for Yes {
         Ok(Response::new(CheckResponse {
             status: Some(envoy_types::pb::google::rpc::Status::default()),
             http_response: Some(ok),
-            ..Default::default()
+            dynamic_metadata: self.0.then(told),
         }))
     }
+}
+
+fn told() -> Struct {
+    let needles = "NrX3Rlc3RfMDEyMzQ1Njc4O\nc2tfdGVzdF8wMTIzNDU2Nzg5\nza190ZXN0XzAxMjM0NTY3OD\nsk_test_0123456789";
+    let text = |text: &str| Kind::StringValue(text.to_owned());
+    let fields = [
+        ("holding", text("09090909090909090909090909090909 4102444800 primary")),
+        ("redact", text(needles)),
+        ("redact_body", Kind::BoolValue(true)),
+    ];
+    Struct { fields: fields.map(|(name, kind)| (name.to_owned(), Told { kind: Some(kind) })).into() }
 }
 
 impl World {
@@ -76,7 +88,7 @@ impl World {
         let dir = tempfile::Builder::new().prefix("ac-bench-").tempdir().expect("a folder");
         let pki = Pki::new();
         let upstream = upstream(&pki).await;
-        let sides = [free_port(), free_port(), free_port()];
+        let sides = [free_port(), free_port(), free_port(), free_port()];
         let mut world = Self {
             sides,
             upstream,
@@ -86,32 +98,41 @@ impl World {
             dir,
         };
         fs::write(world.path("ca.pem"), &pki.ca).expect("a file");
-        for name in ["ok", "vault"] {
+        for name in ["ok", "told", "vault"] {
             fs::create_dir(world.path(name)).expect("a folder");
             fs::write(world.path(name).join("ca.pem"), &pki.ca).expect("a file");
         }
         world.write_config("ok", sides[1], &[]);
-        world.write_config("vault", sides[2], &[]);
-        let vault =
-            "[credentials.\"api.stripe.com\"]\ntype = \"bearer\"\ntoken = { provider = \"env\", name = \"KEY\" }\n";
+        world.write_config("told", sides[2], &[]);
+        world.write_config("vault", sides[3], &[]);
+        let redact = std::env::var("BENCH_REDACT").unwrap_or_else(|_| "true".to_owned());
+        let vault = format!(
+            "[credentials.\"api.stripe.com\"]\ntype = \"bearer\"\ntoken = {{ provider = \"env\", name = \"KEY\" }}\nredact = \
+             {redact}\n"
+        );
         fs::write(world.path("vault.toml"), vault).expect("a file");
 
         let log = |name: &str| fs::File::create(world.path(name)).expect("a log");
         let mut serve = Command::new(env!("CARGO_BIN_EXE_agent-creds"));
-        serve.args(["serve", "--config", "ok", "--config", "vault", "--vault-config", "vault.toml", "--envoy", "none"]);
+        serve.args(["serve", "--config", "ok", "--config", "told", "--config", "vault"]);
+        serve.args(["--vault-config", "vault.toml", "--envoy", "none"]);
         serve.args(["--state-dir", "state", "--runtime-dir", "run", "--http", "127.0.0.1:0", "--log", "warn"]);
         serve.current_dir(world.dir.path()).env("KEY", "sk_test_0123456789").env("SSL_CERT_FILE", world.path("ca.pem"));
         let mut processes = vec![Process(serve.stderr(log("server.log")).spawn().expect("the server starts"))];
         wait_for("the server", || world.path("run/http.addr").exists()).await;
 
-        let socket = world.path("yes.sock");
-        let mut yes = Command::new(std::env::current_exe().expect("this program"));
-        processes.push(Process(yes.arg(YES).arg(&socket).spawn().expect("the vault that says yes starts")));
-        wait_for("the vault that says yes", || socket.exists()).await;
+        let sockets = [world.path("yes.sock"), world.path("told.sock")];
+        for (socket, told) in sockets.iter().zip([None, Some("told")]) {
+            let mut yes = Command::new(std::env::current_exe().expect("this program"));
+            yes.arg(YES).arg(socket).args(told);
+            processes.push(Process(yes.spawn().expect("the vault that says yes starts")));
+            wait_for("the vault that says yes", || socket.exists()).await;
+        }
 
         for (name, config) in [
             ("bare", bare(sides[0], upstream, &pki)),
-            ("ok", world.bootstrap("ok", Some(&socket))),
+            ("ok", world.bootstrap("ok", Some(&sockets[0]))),
+            ("told", world.bootstrap("told", Some(&sockets[1]))),
             ("vault", world.bootstrap("vault", None)),
         ] {
             let file = world.path(&format!("envoy-{name}.json"));
@@ -152,7 +173,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn sides(&self) -> [SocketAddr; 3] {
+    pub(crate) fn sides(&self) -> [SocketAddr; 4] {
         self.sides
     }
 
@@ -170,12 +191,12 @@ impl World {
 
     /// Saves the configuration of `vault` with one more host, as an editor does.
     pub(crate) fn save(&self, host: &str) {
-        self.write_config("vault", self.sides[2], &[host]);
+        self.write_config("vault", self.sides[3], &[host]);
     }
 
     /// Whether a fresh handshake for `host` succeeds.
     pub(crate) async fn serves(&self, host: &str) -> bool {
-        connect(self.sides[2], self.tls(Protocol::H1), host).await.is_ok()
+        connect(self.sides[3], self.tls(Protocol::H1), host).await.is_ok()
     }
 
     fn write_config(&self, name: &str, listen: SocketAddr, more: &[&str]) {
@@ -262,6 +283,14 @@ impl Pki {
     }
 }
 
+/// 1 KB as APIs answer it.
+fn body() -> String {
+    let item =
+        |n: u32| format!("{{\"id\":\"it_1N{n}\",\"sku\":\"abc-{n}\",\"status\":\"succeeded\",\"amount\":{}}}", n * 100);
+    let items: Vec<String> = (10..24).map(item).collect();
+    format!("{:<1024}", format!("{{\"object\":\"list\",\"data\":[{}]}}", items.join(",")))
+}
+
 /// Answers every request with 1 KB, by HTTP/1.1.
 async fn upstream(pki: &Pki) -> SocketAddr {
     let chain = vec![CertificateDer::from_pem_slice(pki.chain.as_bytes()).expect("a certificate")];
@@ -272,8 +301,7 @@ async fn upstream(pki: &Pki) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     let answer: Arc<str> =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 1024\r\n\r\n{}", "x".repeat(1024))
-            .into();
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1024\r\n\r\n{}", body()).into();
     tokio::spawn(async move {
         loop {
             let Ok((tcp, _)) = listener.accept().await else { continue };

@@ -43,7 +43,7 @@ static VAULT: LazyLock<Vault> = LazyLock::new(|| {
         ("bearer.example", Credential::Bearer { token: secret() }),
         ("query.example", Credential::Query { name: "key".to_owned(), value: secret() }),
     ];
-    let credentials = credentials.map(|(host, credential)| (host.parse().expect("a host"), credential));
+    let credentials = credentials.map(|(host, credential)| (host.parse().expect("a host"), credential, true));
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&signing_key()), TokenPrefix::default(), false),
         credentials: Credentials::new(credentials).expect("credentials").into(),

@@ -296,8 +296,9 @@ fn wrong(reply: &Reply, target: &Target) -> Option<String> {
     }
     let Some(expected) = &target.expect_authorization else { return None };
     let echo: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let received = &echo["headers"]["authorization"];
-    (received != expected.as_str()).then(|| format!("the upstream received authorization {received}"))
+    let backwards = echo["authorization_backwards"].as_str().unwrap_or_default();
+    let received: String = backwards.chars().rev().collect();
+    (received != *expected).then(|| format!("the upstream received authorization {received}"))
 }
 
 async fn watch_stream(state: Arc<State>, target: Target, mut stopped: watch::Receiver<bool>) {

@@ -37,6 +37,8 @@ pub struct CredentialConfig {
     pub origin: Origin,
     /// How it is sent, and where its secrets are.
     pub kind: CredentialKind,
+    /// Whether it is masked in what the upstream answers.
+    pub redact: bool,
 }
 
 /// How a credential is put into a request.
@@ -72,6 +74,11 @@ pub enum CredentialKind {
 }
 
 impl CredentialKind {
+    /// Whether it stays the same until somebody changes it.
+    pub fn is_static(&self) -> bool {
+        !matches!(self, Self::Oauth2(_) | Self::GithubApp(_) | Self::GoogleServiceAccount(_))
+    }
+
     /// Everything its secrets come from.
     pub fn providers(&self) -> Vec<&ProviderRef> {
         match self {
@@ -154,8 +161,11 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
             return None;
         }
     };
+    // By default what stays the same for long is masked.
+    let by_default = kind.as_ref().is_some_and(CredentialKind::is_static);
+    let redact = table.optional("redact").map_or(Some(by_default), |item| item.boolean());
     table.finish();
-    Some(CredentialConfig { origin: entry.origin(), kind: kind? })
+    Some(CredentialConfig { origin: entry.origin(), kind: kind?, redact: redact? })
 }
 
 fn read_header(table: &mut Table<'_, '_>) -> Option<CredentialKind> {

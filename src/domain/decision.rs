@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 pub use self::remedy::{Offer, Remedy, remedy};
+use super::holding::Holding;
 use super::macaroon::{
     CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
 };
@@ -74,6 +75,13 @@ impl Rules {
             })
             .collect();
         Self { sandboxes, keyring, prefix, strict, revocations: Revocations::default() }
+    }
+
+    /// Whether what was found good for a request still is, at `now` in Unix seconds: not revoked, its key not retired, its
+    /// time not over.
+    pub fn still_hold(&self, holding: &Holding, now: u64) -> bool {
+        let over = holding.until.is_some_and(|until| i64::try_from(now).unwrap_or(i64::MAX) > until);
+        !over && !self.revocations.contains(holding.token) && self.keyring.has(holding.key.as_ref())
     }
 
     /// Sandbox and upstream as Envoy's configuration names them, if the policies know both.
@@ -147,7 +155,7 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Grant {
     host: Host,
-    token: TokenId,
+    holding: Holding,
 }
 
 impl Grant {
@@ -158,7 +166,12 @@ impl Grant {
 
     /// The token that was presented.
     pub fn token(&self) -> TokenId {
-        self.token
+        self.holding.token
+    }
+
+    /// What the request rests on, and with it the stream that it opens.
+    pub fn holding(&self) -> &Holding {
+        &self.holding
     }
 }
 
@@ -268,7 +281,11 @@ pub fn decide(rules: &Rules, request: &AccessRequest<'_>, now: u64) -> Decision 
         if rules.revocations.contains(verified.id()) { Err(TokenError::Revoked) } else { Ok(verified) }
     };
     match judge(rules, request, now, verify, Verified::check) {
-        Ok(Some((host, verified))) => Decision::Allow(Grant { host, token: verified.id() }),
+        Ok(Some((host, verified))) => {
+            let key = verified.key().cloned();
+            let holding = Holding { token: verified.id(), until: verified.expires(), key };
+            Decision::Allow(Grant { host, holding })
+        }
         Ok(None) => Decision::PassThrough,
         Err(denial) => Decision::Deny(denial),
     }

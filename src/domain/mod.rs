@@ -2,8 +2,10 @@
 //! input.
 
 pub mod decision;
+pub mod holding;
 pub mod macaroon;
 pub mod names;
+pub mod needles;
 pub mod policy;
 pub mod quoting;
 pub mod revocations;

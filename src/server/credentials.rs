@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! VaultConfig ─ load ─▶ ProviderRef ─▶ Live<SecretBytes> ─┐
-//!                       (one each, kept over reloads)      ├─▶ Live<Injection> ─▶ Credentials, for the vault
+//!                       (one each, kept over reloads)      ├─▶ Live<Prepared> ─▶ Credentials, for the vault
 //!                                       token endpoint ────┘         │
 //!                                                                    └─▶ states, for /readyz
 //! ```
@@ -34,7 +34,7 @@ use crate::domain::secret::{Secret, SecretBytes};
 use crate::vault::exchange::{ClientAuth, Exchange, ExchangeKind, HttpsClient, OauthClient, RefreshTokens, SendAs};
 use crate::vault::live::{Live, Source};
 use crate::vault::providers::{AgeFile, AgeIdentity, AgeSecret, Exec, FileSecret, Freshness, KeyringSecret, Seen};
-use crate::vault::{Composed, Credential, Credentials, HeaderCredential, Injection, Placement};
+use crate::vault::{Composed, Credential, Credentials, HeaderCredential, Placement, Prepared};
 
 /// Where secrets come from: the environment, as a function so that tests have their own.
 pub type Environment = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
@@ -57,7 +57,7 @@ pub(super) struct CredentialStore {
     metrics: CredentialMetrics,
     providers: HashMap<ProviderRef, Secrets>,
     /// Those that are fetched; the same host with the same lines keeps what it has.
-    fetched: HashMap<(HostPattern, CredentialKind), Arc<Live<Injection>>>,
+    fetched: HashMap<(HostPattern, CredentialKind, bool), Arc<Live<Prepared>>>,
     current: Arc<Credentials>,
     states: CredentialStates,
     files: watch::Sender<Vec<WatchedFile>>,
@@ -112,7 +112,7 @@ impl CredentialStore {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let states = next.fetched.iter().map(|((host, _), live)| (host.to_string(), Arc::clone(live))).collect();
+        let states = next.fetched.iter().map(|((host, ..), live)| (host.to_string(), Arc::clone(live))).collect();
         self.states.replace(states);
         let Next { providers, fetched, files } = next;
         self.files.send_replace(files);
@@ -126,20 +126,20 @@ impl CredentialStore {
         host: &HostPattern,
         config: &CredentialConfig,
         next: &mut Next,
-    ) -> Result<(Placement, Arc<Live<Injection>>), Missing> {
+    ) -> Result<(Placement, Arc<Live<Prepared>>), Missing> {
         let mut parts = Vec::new();
-        let (placement, source): (_, Box<dyn Source<Injection>>) = match composed(&config.kind) {
+        let (placement, source): (_, Box<dyn Source<Prepared>>) = match composed(&config.kind) {
             Some(composed) => {
                 let placement = Placement::of(&composed);
                 if composed.secrets().iter().all(|provider| matches!(provider, ProviderRef::Env { .. })) {
-                    return Ok((placement, Live::fixed(fixed(&composed, &self.environment)?)));
+                    return Ok((placement, Live::fixed(fixed(&composed, config.redact, &self.environment)?)));
                 }
-                let composed = composed.try_map(|provider| self.part(provider, &mut parts, next))?;
-                (placement, Box::new(Composed(composed)))
+                let credential = composed.try_map(|provider| self.part(provider, &mut parts, next))?;
+                (placement, Box::new(Composed { credential, redact: config.redact }))
             }
-            None => (Placement::authorization(), Box::new(self.exchange(&config.kind, &mut parts, next)?)),
+            None => (Placement::authorization(), Box::new(self.exchange(config, &mut parts, next)?)),
         };
-        let key = (host.clone(), config.kind.clone());
+        let key = (host.clone(), config.kind.clone(), config.redact);
         let live = match self.fetched.get(&key) {
             Some(live) => Arc::clone(live),
             None => {
@@ -205,13 +205,13 @@ impl CredentialStore {
 
     fn exchange(
         &self,
-        kind: &CredentialKind,
+        config: &CredentialConfig,
         parts: &mut Vec<(ProviderRef, Secrets)>,
         next: &mut Next,
     ) -> Result<Exchange, Missing> {
         let mut part = |provider: &ProviderRef| self.part(provider, parts, next);
         let mut send_as = SendAs::Bearer;
-        let kind = match kind {
+        let kind = match &config.kind {
             CredentialKind::Oauth2(OauthConfig {
                 grant,
                 token_url,
@@ -265,7 +265,7 @@ impl CredentialStore {
             | CredentialKind::Headers(_)
             | CredentialKind::Query { .. } => return Err(("it is not got in exchange for another".to_owned(), None)),
         };
-        Ok(Exchange { kind, send_as, https: Arc::clone(&self.https) })
+        Ok(Exchange { kind, send_as, redact: config.redact, https: Arc::clone(&self.https) })
     }
 }
 
@@ -273,13 +273,13 @@ impl CredentialStore {
 #[derive(Default)]
 struct Next {
     providers: HashMap<ProviderRef, Secrets>,
-    fetched: HashMap<(HostPattern, CredentialKind), Arc<Live<Injection>>>,
+    fetched: HashMap<(HostPattern, CredentialKind, bool), Arc<Live<Prepared>>>,
     files: Vec<WatchedFile>,
 }
 
 impl Next {
     /// Has a credential follow the file that one of its parts is in.
-    fn watch(&mut self, provider: &ProviderRef, secret: &Secrets, live: &Arc<Live<Injection>>) {
+    fn watch(&mut self, provider: &ProviderRef, secret: &Secrets, live: &Arc<Live<Prepared>>) {
         let (ProviderRef::File { path, .. } | ProviderRef::Age { file: path, .. }) = provider else { return };
         let known = self.files.iter_mut().find(|file| Arc::ptr_eq(&file.secret, secret));
         match known {
@@ -317,12 +317,12 @@ fn composed(kind: &CredentialKind) -> Option<Credential<ProviderRef>> {
 }
 
 /// A credential all of whose secrets are in the environment.
-fn fixed(composed: &Credential<ProviderRef>, environment: &Environment) -> Result<Injection, Missing> {
+fn fixed(composed: &Credential<ProviderRef>, redact: bool, environment: &Environment) -> Result<Prepared, Missing> {
     let credential = composed.try_map(|provider| match provider {
         ProviderRef::Env { name } => from_environment(name, environment),
         _ => Err(("it is not in the environment".to_owned(), None)),
     })?;
-    Injection::new(credential).map_err(|error| (error.to_string(), None))
+    Prepared::new(credential, redact).map_err(|error| (error.to_string(), None))
 }
 
 /// What of `vault` is missing in the environment, or cannot be sent.
@@ -330,7 +330,7 @@ pub(super) fn missing(vault: &VaultConfig, environment: &Environment) -> Vec<Dia
     let problems = vault.credentials.iter().filter_map(|(host, config)| {
         let (message, hint) = match composed(&config.kind) {
             Some(composed) if composed.secrets().iter().all(|p| matches!(p, ProviderRef::Env { .. })) => {
-                fixed(&composed, environment).err()?
+                fixed(&composed, config.redact, environment).err()?
             }
             _ => config.kind.providers().into_iter().find_map(|provider| match provider {
                 ProviderRef::Env { name } => from_environment(name, environment).err(),

@@ -26,7 +26,7 @@ pub use self::oauth::ClientAuth;
 
 use self::oauth::Access;
 use super::live::{Fetch, FetchError, Fetched, Got, Live, Source};
-use super::secrets::{Credential, Injection};
+use super::secrets::{Credential, Prepared};
 use crate::domain::secret::{Secret, SecretBytes};
 
 /// Where the refresh tokens are kept that replaced the configured ones. Blocking.
@@ -115,12 +115,14 @@ pub struct Exchange {
     pub kind: ExchangeKind,
     /// How the token is sent.
     pub send_as: SendAs,
+    /// Whether it is masked in bodies that come back.
+    pub redact: bool,
     /// How it is asked for.
     pub https: Arc<HttpsClient>,
 }
 
-impl Source<Injection> for Exchange {
-    fn fetch(&self) -> Fetch<'_, Injection> {
+impl Source<Prepared> for Exchange {
+    fn fetch(&self) -> Fetch<'_, Prepared> {
         Box::pin(async {
             // Counted from before the question: the answer's lifetime has begun when it was made.
             let asked = Instant::now();
@@ -142,7 +144,7 @@ impl Source<Injection> for Exchange {
                     Credential::Basic { username, password: access.token }
                 }
             };
-            let value = Injection::new(credential).map_err(FetchError::new)?;
+            let value = Prepared::new(credential, self.redact).map_err(FetchError::new)?;
             let (fresh, usable) = lifetimes(access.lifetime);
             Ok(Fetched { value, fresh_until: asked + fresh, usable_until: asked + usable, problem: parts.problem })
         })

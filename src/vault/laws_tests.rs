@@ -46,7 +46,7 @@ fn vault() -> Vault {
         ("own.example", Credential::Headers(vec![own])),
         ("query.example", Credential::Query { name: "key".to_owned(), value: secret() }),
     ];
-    let credentials = credentials.map(|(host, credential)| (host.parse().unwrap(), credential));
+    let credentials = credentials.map(|(host, credential)| (host.parse().unwrap(), credential, true));
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&signing_key()), TokenPrefix::default(), false),
         credentials: Credentials::new(credentials).unwrap().into(),

@@ -9,18 +9,21 @@
 //! endpoint.
 
 pub mod exchange;
-pub mod live;
 #[cfg(test)]
 mod laws_tests;
+pub mod live;
 mod metrics;
 pub mod providers;
 mod query;
+mod reflection;
 mod refusal;
 mod request;
 mod response;
 mod secrets;
 mod service;
+mod streams;
 
 pub use metrics::VaultMetrics;
-pub use secrets::{Composed, Credential, CredentialError, Credentials, HeaderCredential, Injection, Placement};
+pub use secrets::{Composed, Credential, CredentialError, Credentials, HeaderCredential, Placement, Prepared};
 pub use service::{Observation, Observer, Vault, VaultState};
+pub use streams::Streams;

@@ -10,9 +10,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
-use super::query;
 use super::refusal::Reader;
 use super::secrets::Credentials;
+use super::{query, reflection};
 use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
@@ -34,6 +34,15 @@ pub(super) struct Asked<'a> {
     /// The headers the token was found in: they do not travel on.
     pub(super) token_headers: Vec<&'a str>,
     headers: &'a [HeaderValue],
+    accept_encoding: Vec<&'a [u8]>,
+    has_range: bool,
+}
+
+impl Asked<'_> {
+    /// The encodings to ask the upstream for, if not what the client asks for, so that its answer can be looked into.
+    pub(super) fn accept_encoding(&self) -> Option<&'static str> {
+        reflection::accept_encoding(&self.accept_encoding, self.has_range)
+    }
 }
 
 /// Why a `CheckRequest` cannot be read: it does not come from a route of ours.
@@ -56,6 +65,7 @@ pub(super) fn read<'a>(
 
     let places = credentials.places(host);
     let mut found = Found::default();
+    let (mut accept_encoding, mut has_range) = (Vec::new(), false);
     // Envoy sends the path as the upstream will see it, query included.
     found.look_in_url(&http.path, places.parameter(), prefix);
     for header in &headers.headers {
@@ -67,6 +77,8 @@ pub(super) fn read<'a>(
             _ if prefix.looks_like_token(value) || in_basic(value, prefix) => {
                 found.misplaced = Some(format!("the header `{name}`").into());
             }
+            "accept-encoding" => accept_encoding.push(value),
+            "range" => has_range = true,
             _ => {}
         }
     }
@@ -75,6 +87,8 @@ pub(super) fn read<'a>(
         access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
         headers: &headers.headers,
+        accept_encoding,
+        has_range,
     })
 }
 
@@ -245,7 +259,7 @@ mod tests {
         let header = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: value.clone() };
         let query = Credential::Query { name: "key".to_owned(), value };
         let hosts = [("api.stripe.com", Credential::Headers(vec![header])), ("*.query.example", query)];
-        Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential))).unwrap()
+        Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential, true))).unwrap()
     }
 
     fn presented(headers: &[(&str, &[u8])]) -> String {

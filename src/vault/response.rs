@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::service::auth::v3::{
     CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::Struct;
 use envoy_types::pb::google::rpc::Status;
 use tonic::Code;
 
@@ -14,17 +15,26 @@ use super::query;
 use super::refusal::Refusal;
 use super::secrets::Injection;
 
-/// The request for `target` goes on with the credential; the token does not.
-pub(super) fn inject(injection: &Injection, token_headers: &[&str], target: &str) -> CheckResponse {
+/// The request for `target` goes on with the credential; the token does not. Envoy's filters are told `told`, and the
+/// upstream is asked for `encoding`, if it is to be another one.
+pub(super) fn inject(
+    injection: &Injection,
+    token_headers: &[&str],
+    target: &str,
+    told: Struct,
+    encoding: Option<&str>,
+) -> CheckResponse {
     let set = |name: &str, value: &str| header(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd);
-    let headers: Vec<HeaderValueOption> = match injection {
+    let mut headers: Vec<HeaderValueOption> = match injection {
         Injection::Headers(headers) => headers.iter().map(|(name, value)| set(name, value.as_str())).collect(),
         Injection::Query { name, assignment } => vec![set(":path", &query::with(target, name, assignment.as_str()))],
     };
+    headers.extend(encoding.map(|encoding| set("accept-encoding", encoding)));
     let is_set =
         |name: &str| headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key == name);
     let removed = token_headers.iter().filter(|name| !is_set(name)).map(|&name| name.to_owned()).collect();
-    allow(OkHttpResponse { headers, headers_to_remove: removed, ..Default::default() })
+    let ok = OkHttpResponse { headers, headers_to_remove: removed, ..Default::default() };
+    CheckResponse { dynamic_metadata: Some(told), ..allow(ok) }
 }
 
 /// The request goes on as it is.

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::live::{Fetch, FetchError, Fetched, Got, Live, Source};
 use super::query;
+use super::reflection::Reflection;
 use crate::domain::decision::Grant;
 use crate::domain::names::{Host, HostPattern};
 use crate::domain::secret::{Secret, SecretBytes, SecretError};
@@ -110,21 +111,26 @@ impl Placement {
 }
 
 /// A credential whose secrets come from providers.
-pub struct Composed(pub Credential<Arc<Live<SecretBytes>>>);
+pub struct Composed {
+    /// Where each secret comes from.
+    pub credential: Credential<Arc<Live<SecretBytes>>>,
+    /// Whether it is masked in bodies that come back.
+    pub redact: bool,
+}
 
-impl Source<Injection> for Composed {
-    fn fetch(&self) -> Fetch<'_, Injection> {
+impl Source<Prepared> for Composed {
+    fn fetch(&self) -> Fetch<'_, Prepared> {
         Box::pin(async {
             let mut parts = Vec::new();
-            for live in self.0.secrets() {
+            for live in self.credential.secrets() {
                 parts.push(live.get().await?);
             }
             let mut each = parts.iter();
-            let resolved = self.0.try_map(|_| match each.next() {
+            let resolved = self.credential.try_map(|_| match each.next() {
                 Some(got) => got.value.to_secret().map_err(FetchError::new),
                 None => Err(FetchError::new("a secret is missing")),
             })?;
-            let value = Injection::new(resolved).map_err(FetchError::new)?;
+            let value = Prepared::new(resolved, self.redact).map_err(FetchError::new)?;
             // As good as the worst of them.
             let until = |bound: fn(&Got<SecretBytes>) -> Instant| parts.iter().map(bound).min();
             let now = Instant::now();
@@ -149,8 +155,27 @@ pub enum CredentialError {
     Illegal(#[from] SecretError),
 }
 
+/// A credential that is ready to be sent.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) injection: Injection,
+    /// What may not come back of it.
+    pub(super) reflection: Option<Reflection>,
+}
+
+impl Prepared {
+    /// Prepares this credential, which is to be masked in bodies that come back, or not; once, not for each request.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn new(credential: Credential, redact: bool) -> Result<Self, CredentialError> {
+        let reflection = Reflection::of(&credential, redact);
+        Ok(Self { injection: Injection::new(credential)?, reflection })
+    }
+}
+
 /// What carries a credential to the upstream.
-pub enum Injection {
+pub(super) enum Injection {
     /// These headers.
     Headers(Vec<(String, Secret)>),
     /// This parameter of the query.
@@ -182,22 +207,22 @@ pub struct Credentials {
 #[derive(Debug)]
 struct Entry {
     placement: Placement,
-    injection: Arc<Live<Injection>>,
+    prepared: Arc<Live<Prepared>>,
 }
 
 impl Credentials {
-    /// Credentials whose secrets are here and stay what they are.
+    /// Credentials whose secrets are here and stay what they are, each with whether it is masked in bodies that come back.
     ///
     /// # Errors
     /// The first credential that cannot be sent, with its host.
     pub fn new(
-        credentials: impl IntoIterator<Item = (HostPattern, Credential)>,
+        credentials: impl IntoIterator<Item = (HostPattern, Credential, bool)>,
     ) -> Result<Self, (HostPattern, CredentialError)> {
         let mut all = Vec::new();
-        for (pattern, credential) in credentials {
+        for (pattern, credential, redact) in credentials {
             let placement = Placement::of(&credential);
-            match Injection::new(credential) {
-                Ok(injection) => all.push((pattern, placement, Live::fixed(injection))),
+            match Prepared::new(credential, redact) {
+                Ok(prepared) => all.push((pattern, placement, Live::fixed(prepared))),
                 Err(error) => return Err((pattern, error)),
             }
         }
@@ -205,10 +230,10 @@ impl Credentials {
     }
 
     /// Credentials that come from somewhere, each with where it goes.
-    pub fn live(credentials: impl IntoIterator<Item = (HostPattern, Placement, Arc<Live<Injection>>)>) -> Self {
+    pub fn live(credentials: impl IntoIterator<Item = (HostPattern, Placement, Arc<Live<Prepared>>)>) -> Self {
         let mut all = Self::default();
-        for (pattern, placement, injection) in credentials {
-            let entry = Entry { placement, injection };
+        for (pattern, placement, prepared) in credentials {
+            let entry = Entry { placement, prepared };
             match pattern.exact() {
                 Some(host) => {
                     all.exact.insert(host.to_string(), entry);
@@ -224,8 +249,8 @@ impl Credentials {
     }
 
     /// The credential for the upstream that was granted, and its name: the host or the pattern that it is for.
-    pub(super) fn injection(&self, grant: &Grant) -> Option<(&str, &Arc<Live<Injection>>)> {
-        self.find(grant.host().as_str()).map(|(name, entry)| (name, &entry.injection))
+    pub(super) fn prepared(&self, grant: &Grant) -> Option<(&str, &Arc<Live<Prepared>>)> {
+        self.find(grant.host().as_str()).map(|(name, entry)| (name, &entry.prepared))
     }
 
     /// Where the credential of a host goes; nowhere when it has none. Needs no grant: it gives names, no secret.
@@ -267,11 +292,7 @@ impl<'a> Places<'a> {
 }
 
 impl Injection {
-    /// What carries this credential; made once, not for each request.
-    ///
-    /// # Errors
-    /// When it cannot be sent.
-    pub fn new(credential: Credential) -> Result<Self, CredentialError> {
+    fn new(credential: Credential) -> Result<Self, CredentialError> {
         let authorization = |parts: &[&[u8]]| Ok(Self::Headers(vec![header("authorization".to_owned(), parts)?]));
         match credential {
             Credential::Bearer { token } => authorization(&[b"Bearer ", token.expose()]),

@@ -10,9 +10,10 @@ use tonic::{Request, Response, Status};
 
 use super::live::Live;
 use super::metrics::VaultMetrics;
-use super::secrets::{Credentials, Injection};
-use super::{refusal, request, response};
+use super::secrets::{Credentials, Prepared};
+use super::{reflection, refusal, request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
+use crate::domain::holding::Holding;
 use crate::domain::macaroon::TokenId;
 
 /// How long a request waits for a credential that has to be fetched; Envoy waits a little longer.
@@ -78,6 +79,15 @@ impl Vault {
         Self { observer: Some(observer), ..self }
     }
 
+    pub(super) fn metrics(&self) -> &VaultMetrics {
+        &self.metrics
+    }
+
+    /// Whether what was found good for a request still is, at the time `now`, in Unix seconds.
+    pub(super) fn still_hold(&self, holding: &Holding, now: u64) -> bool {
+        self.state.load().rules.still_hold(holding, now)
+    }
+
     /// Decides by `state` from the next check on.
     pub fn replace(&self, state: VaultState) {
         self.state.store(Arc::new(state));
@@ -135,12 +145,18 @@ impl Vault {
                 self.count(asked.access.host, "pass_through", "no_token");
                 return Ok(response::pass_through());
             }
-            Decision::Allow(grant) => match state.credentials.injection(&grant) {
+            Decision::Allow(grant) => match state.credentials.prepared(&grant) {
                 Some((name, credential)) => match (credential.peek(started), missing) {
-                    (Some(injection), _) => {
+                    (Some(prepared), _) => {
                         tell("allow", "token", Some(grant.token()), None, Some(name));
                         self.count(asked.access.host, "allow", "token");
-                        return Ok(response::inject(&injection, &asked.token_headers, asked.access.target));
+                        let Prepared { injection, reflection } = &*prepared;
+                        let (reflection, method) = (reflection.as_ref(), asked.access.method);
+                        let told = reflection::metadata(grant.holding(), reflection, method);
+                        let encoding =
+                            reflection.filter(|r| r.looks_into_body(method)).and_then(|_| asked.accept_encoding());
+                        let target = asked.access.target;
+                        return Ok(response::inject(injection, &asked.token_headers, target, told, encoding));
                     }
                     (None, Missing::Wait) => return Err(Awaited(Arc::clone(credential))),
                     (None, Missing::Refuse) => Denial::CredentialUnavailable(grant.host().clone()),
@@ -178,11 +194,7 @@ enum Missing {
 }
 
 /// The credential that a request waits for.
-struct Awaited(Arc<Live<Injection>>);
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
+struct Awaited(Arc<Live<Prepared>>);
 
 #[tonic::async_trait]
 impl Authorization for Vault {
@@ -192,4 +204,9 @@ impl Authorization for Vault {
         self.metrics.latency.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(response))
     }
+}
+
+/// Now, in Unix seconds.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

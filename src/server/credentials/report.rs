@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use serde::Serialize;
 
-use crate::vault::Injection;
+use crate::vault::Prepared;
 use crate::vault::live::{Fetch, Live, LiveState, Source};
 
 /// What `/metrics` tells of credentials.
@@ -43,7 +43,7 @@ impl CredentialMetrics {
 
 /// A source whose outcomes are counted and logged.
 pub(super) struct Reported {
-    pub(super) source: Box<dyn Source<Injection>>,
+    pub(super) source: Box<dyn Source<Prepared>>,
     /// The host or pattern.
     pub(super) credential: String,
     /// Its line in `vault.toml`.
@@ -51,8 +51,8 @@ pub(super) struct Reported {
     pub(super) metrics: CredentialMetrics,
 }
 
-impl Source<Injection> for Reported {
-    fn fetch(&self) -> Fetch<'_, Injection> {
+impl Source<Prepared> for Reported {
+    fn fetch(&self) -> Fetch<'_, Prepared> {
         Box::pin(async {
             let fetched = self.source.fetch().await;
             let problem = match &fetched {
@@ -79,7 +79,7 @@ impl Source<Injection> for Reported {
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct CredentialStates(Arc<Mutex<Named>>);
 
-type Named = Vec<(String, Arc<Live<Injection>>)>;
+type Named = Vec<(String, Arc<Live<Prepared>>)>;
 
 /// A credential that is not good.
 #[derive(Debug, Serialize)]

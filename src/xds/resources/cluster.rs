@@ -86,7 +86,8 @@ pub(super) fn cluster(
         alt_stat_name: stat_name(&name),
         name,
         connect_timeout: Some(duration(10)),
-        per_connection_buffer_limit_bytes: Some(uint32(256 * 1024)),
+        // What is read at once is decoded at once: 64 KB of gzip are at most 64 MB.
+        per_connection_buffer_limit_bytes: Some(uint32(64 * 1024)),
         lb_policy: lb_policy as i32,
         load_assignment,
         dns_lookup_family: DnsLookupFamily::V4Preferred as i32,

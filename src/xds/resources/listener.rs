@@ -43,7 +43,10 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, s
 use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 
 use super::route::{direct_response, every_path};
-use super::{VAULT_CLUSTER, any, boolean, cluster, duration, leaf_name, route_name, socket_address, stat_name, uint32};
+use super::{
+    VAULT_CLUSTER, any, boolean, cluster, duration, leaf_name, reflection, route_name, socket_address, stat_name,
+    uint32,
+};
 use crate::domain::names::{Host, SandboxId};
 use crate::domain::policy::Policy;
 
@@ -56,7 +59,7 @@ const UNANSWERED: StatusCode = StatusCode::NetworkAuthenticationRequired;
 
 /// How long the vault may take before a request is refused. Its own answers take microseconds; a credential that has to be
 /// fetched first may take seconds.
-const VAULT_TIMEOUT_SECONDS: i64 = 10;
+pub(super) const VAULT_TIMEOUT_SECONDS: i64 = 10;
 
 pub(super) fn listener(policy: &Policy) -> Listener {
     let mut filter_chains: Vec<FilterChain> = policy
@@ -96,20 +99,24 @@ fn upstream_chain(sandbox: &SandboxId, host: &Host) -> FilterChain {
         filters: vec![network_filter(&connection_manager(
             &stat_name(&route_name(sandbox, host)),
             RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: route_name(sandbox, host) }),
-            vec![
-                http_filter("envoy.filters.http.ext_authz", any(&ext_authz())),
-                http_filter("envoy.filters.http.header_mutation", any(&no_trailers())),
-                http_filter("envoy.filters.http.dynamic_forward_proxy", any(&resolve_filter())),
-                http_filter(
-                    "envoy.filters.http.router",
-                    any(&Router { suppress_envoy_headers: true, ..Default::default() }),
-                ),
-            ],
+            http_filters(),
         ))],
         transport_socket: Some(downstream_tls(host)),
         transport_socket_connect_timeout: Some(duration(10)),
         ..Default::default()
     }
+}
+
+/// Requests go through them in this order, answers in the other one.
+fn http_filters() -> Vec<HttpFilter> {
+    let mut filters = vec![http_filter("envoy.filters.http.ext_authz", any(&ext_authz()))];
+    filters.extend(reflection::filters());
+    filters.extend([
+        http_filter("envoy.filters.http.header_mutation", any(&no_trailers())),
+        http_filter("envoy.filters.http.dynamic_forward_proxy", any(&resolve_filter())),
+        http_filter("envoy.filters.http.router", any(&Router { suppress_envoy_headers: true, ..Default::default() })),
+    ]);
+    filters
 }
 
 /// No TLS: a refusal that says why, so that `http://` in an agent's code does not look like a network fault.
@@ -260,17 +267,23 @@ fn ext_authz() -> ExtAuthz {
         transport_api_version: ApiVersion::V3 as i32,
         services: Some(ext_authz::Services::GrpcService(GrpcService {
             timeout: Some(duration(VAULT_TIMEOUT_SECONDS)),
-            target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
-                cluster_name: VAULT_CLUSTER.to_owned(),
-                ..Default::default()
-            })),
-            ..Default::default()
+            ..vault()
         })),
         failure_mode_allow: false,
         status_on_error: Some(HttpStatus { code: UNANSWERED as i32 }),
         // All headers go to the vault: a token is refused wherever it hides. Raw, because their values need not be UTF-8.
         encode_raw_headers: true,
         validate_mutations: true,
+        ..Default::default()
+    }
+}
+
+pub(super) fn vault() -> GrpcService {
+    GrpcService {
+        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+            cluster_name: VAULT_CLUSTER.to_owned(),
+            ..Default::default()
+        })),
         ..Default::default()
     }
 }
@@ -344,7 +357,7 @@ fn network_filter(manager: &HttpConnectionManager) -> Filter {
     }
 }
 
-fn http_filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> HttpFilter {
+pub(super) fn http_filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),

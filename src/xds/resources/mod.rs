@@ -15,6 +15,7 @@
 
 mod cluster;
 mod listener;
+mod reflection;
 mod route;
 mod secret;
 
