@@ -86,6 +86,19 @@ fn a_secret_in_the_file_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn whether_it_is_masked_in_bodies() {
+    let read = |line: &str| {
+        let token = "token = { provider = \"env\", name = \"T\" }";
+        parse_vault("vault.toml", &format!("[credentials.\"a.example\"]\ntype = \"bearer\"\n{token}\n{line}\n"))
+    };
+    for (line, redact) in [("", true), ("redact = true", true), ("redact = false", false)] {
+        assert!(read(line).unwrap().credentials.values().all(|credential| credential.redact == redact), "{line}");
+    }
+    let problems = read("redact = \"no\"").unwrap_err().to_string();
+    assert!(problems.starts_with("vault.toml:4:10: "), "{problems}");
+}
+
+#[test]
 fn all_problems_at_once() {
     let problems = problems(
         r#"[credentials."https://api.stripe.com/v1"]
