@@ -88,6 +88,19 @@ fn a_secret_in_the_file_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn whether_it_is_masked_in_bodies() {
+    let read = |line: &str| {
+        let token = "token = { provider = \"env\", name = \"T\" }";
+        parse_vault("vault.toml", &format!("[credentials.\"a.example\"]\ntype = \"bearer\"\n{token}\n{line}\n"))
+    };
+    for (line, redact) in [("", true), ("redact = true", true), ("redact = false", false)] {
+        assert!(read(line).unwrap().credentials.values().all(|credential| credential.redact == redact), "{line}");
+    }
+    let problems = read("redact = \"no\"").unwrap_err().to_string();
+    assert!(problems.starts_with("vault.toml:4:10: "), "{problems}");
+}
+
+#[test]
 fn all_problems_at_once() {
     let problems = problems(
         r#"[credentials."https://api.stripe.com/v1"]
@@ -114,7 +127,7 @@ type = "bearer"
             "vault.toml:3:14: `b.example` needs `username`",
             "    help: add username = { provider = \"env\", name = \"STRIPE_API_KEY\" }",
             "vault.toml:5:1: unknown key `user`",
-            "    help: known here: type, username, password",
+            "    help: known here: type, username, password, redact",
             "vault.toml:6:25: there is no such provider",
             "    help: there are: env, file, exec, keyring, age",
             "vault.toml:7:14: `c.example.com` is read as tables in tables",
@@ -196,7 +209,7 @@ x-key = { provider = "env", name = "A" }
             "vault.toml:17:14: `d.example` needs `headers`",
             "    help: add headers = { x-api-key = { provider = \"env\", name = \"EXAMPLE_API_KEY\" } }",
             "vault.toml:19:1: unknown key `x-key`",
-            "    help: known here: type, headers",
+            "    help: known here: type, headers, redact",
         ]
     );
 }

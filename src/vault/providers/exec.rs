@@ -57,10 +57,11 @@ impl Exec {
             return Err(FetchError::new(format_args!("`{program}` gave no answer within {:?}", self.timeout)));
         };
         let status = status.map_err(|error| FetchError::new(format_args!("cannot wait for `{program}`: {error}")))?;
+        // Who prints too much may end by it: that is told, not how.
+        let mut output = output.map_err(|error| FetchError::new(format_args!("`{program}`: {error}; {hint}")))?;
         if !status.success() {
             return Err(FetchError::new(format_args!("`{program}` failed ({status}); {hint}")));
         }
-        let mut output = output.map_err(|error| FetchError::new(format_args!("`{program}`: {error}; {hint}")))?;
         while matches!(output.last(), Some(b'\n' | b'\r')) {
             output.pop();
         }

@@ -97,6 +97,18 @@ local function mask_headers(headers, needles)
   end
 end
 
+-- Chunks are Lua strings, which wait to be collected; those of a body that decodes to very much would fill the memory.
+local UNCOLLECTED = 8 * 1024 * 1024
+local uncollected = 0
+
+local function collect(bytes)
+  uncollected = uncollected + bytes
+  if uncollected > UNCOLLECTED then
+    uncollected = 0
+    collectgarbage()
+  end
+end
+
 -- `state.chunk` is the last chunk that was given out: it may be set until Envoy goes on with it.
 local function mask_body(handle, needles, state, hold)
   local carry, bytes = "", ""
@@ -120,7 +132,9 @@ local function mask_body(handle, needles, state, hold)
       end
       carry = open == 0 and "" or sub(text, -open)
       if out ~= bytes then chunk:setBytes(out) end
-      bytes = out
+      bytes = hold and out or ""
+      text, out = nil, nil
+      collect(length)
     else
       bytes = ""
     end
