@@ -42,6 +42,7 @@ pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};
 pub use vault::{
     CredentialConfig, CredentialHeader, CredentialHeaderError, CredentialKind, CredentialParameter,
-    CredentialParameterError, HeaderConfig, ProviderRef, VaultConfig, parse_vault,
+    CredentialParameterError, HeaderConfig, ProviderRef, ScopeName, ScopeNameError, SigV4Config, VaultConfig,
+    parse_vault,
 };
 pub use watch::{SourceChange, SourceChangeKind, WatchError, watch};

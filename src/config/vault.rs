@@ -7,13 +7,15 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use names::{CredentialHeader, CredentialHeaderError, CredentialParameter, CredentialParameterError};
+pub use names::{
+    CredentialHeader, CredentialHeaderError, CredentialParameter, CredentialParameterError, ScopeName, ScopeNameError,
+};
 
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
 use super::units::EnvName;
-use super::upstream;
-use crate::domain::names::HostPattern;
+use super::upstream::{self, transpose};
+use crate::domain::names::{Host, HostPattern};
 use crate::domain::policy::Origin;
 
 /// What one valid `vault.toml` says; the default has no credentials.
@@ -56,6 +58,31 @@ pub enum CredentialKind {
         /// Its value.
         value: ProviderRef,
     },
+    /// A signature of the request (AWS Signature Version 4).
+    SigV4(SigV4Config),
+}
+
+/// The keys to sign with, and for where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SigV4Config {
+    /// The access key id.
+    pub access_key_id: ProviderRef,
+    /// The secret access key.
+    pub secret_access_key: ProviderRef,
+    /// The session token of temporary credentials.
+    pub session_token: Option<ProviderRef>,
+    /// The region, whatever the request says.
+    pub region: Option<ScopeName>,
+    /// The service, whatever the request says.
+    pub service: Option<ScopeName>,
+}
+
+impl VaultConfig {
+    /// Whether requests to `host` may be signed, for which the vault needs the bodies of some.
+    pub fn signs(&self, host: &Host) -> bool {
+        let signing = |config: &CredentialConfig| matches!(config.kind, CredentialKind::SigV4(_));
+        self.credentials.iter().any(|(pattern, config)| signing(config) && pattern.matches(host))
+    }
 }
 
 /// A header that carries a secret.
@@ -113,8 +140,9 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
         "header" => read_header(&mut table),
         "headers" => read_headers(&mut table),
         "query" => read_query(&mut table),
+        "sigv4" => read_sigv4(&mut table),
         other => {
-            const KINDS: [&str; 5] = ["bearer", "basic", "header", "headers", "query"];
+            const KINDS: [&str; 6] = ["bearer", "basic", "header", "headers", "query", "sigv4"];
             let hint = match nearest(other, KINDS) {
                 Some(meant) => format!("did you mean \"{meant}\"?"),
                 None => format!("there are: {}", KINDS.join(", ")),
@@ -174,6 +202,23 @@ fn read_query(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
     let name = table.required("name", "\"key\"").and_then(|item| parse_unrepeated(&item));
     let value = read_secret(table, "value");
     Some(CredentialKind::Query { name: name?, value: value? })
+}
+
+fn read_sigv4(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
+    let access_key_id = read_secret(table, "access_key_id");
+    let secret_access_key = read_secret(table, "secret_access_key");
+    let session_token = table
+        .optional("session_token")
+        .map(|item| read_provider(&item, "session_token", |_| ()).map(|(token, ())| token));
+    let region = table.optional("region").map(|item| parse_unrepeated(&item));
+    let service = table.optional("service").map(|item| parse_unrepeated(&item));
+    Some(CredentialKind::SigV4(SigV4Config {
+        access_key_id: access_key_id?,
+        secret_access_key: secret_access_key?,
+        session_token: transpose(session_token)?,
+        region: transpose(region)?,
+        service: transpose(service)?,
+    }))
 }
 
 /// The value as text that parses as a `T`; it may be a secret in the wrong place, and is not repeated.

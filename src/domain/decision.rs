@@ -9,9 +9,13 @@
 //! The order is fixed: who is calling (Envoy's configuration says), is the token genuine and valid now (401), do the
 //! upstream's limits allow the request (403), do the token's caveats (403).
 
+mod unsignable;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+
+pub use unsignable::Unsignable;
 
 use super::macaroon::{
     CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
@@ -24,6 +28,8 @@ use super::revocations::Revocations;
 pub const SANDBOX_EXTENSION: &str = "sandbox";
 /// The context extension in which Envoy's configuration names the upstream.
 pub const HOST_EXTENSION: &str = "host";
+/// The context extension in which Envoy's configuration says that the whole body comes with the question.
+pub const BODY_EXTENSION: &str = "body";
 
 /// What the vault decides by: who may reach what, how tokens are checked.
 #[derive(Debug, Default)]
@@ -199,6 +205,14 @@ pub enum Denial {
     /// The token is good, and there is nothing to swap it for.
     #[error("No credentials configured for this host: {0}")]
     NoCredential(Host),
+    /// The token is good, and its credential cannot sign the request.
+    #[error("The request cannot be signed for {host}: {reason}")]
+    Unsignable {
+        /// The upstream.
+        host: Host,
+        /// Why not.
+        reason: Unsignable,
+    },
 }
 
 impl Denial {
@@ -211,14 +225,19 @@ impl Denial {
             | Self::Caveat(_)
             | Self::LimitMethod { .. }
             | Self::LimitPath { .. }
-            | Self::NoCredential(_) => 403,
+            | Self::NoCredential(_)
+            | Self::Unsignable { .. } => 403,
         }
     }
 
     /// Whether the token's signature holds, so that its id is not just a claim.
     pub fn is_after_verification(&self) -> bool {
         match self {
-            Self::Caveat(_) | Self::LimitMethod { .. } | Self::LimitPath { .. } | Self::NoCredential(_) => true,
+            Self::Caveat(_)
+            | Self::LimitMethod { .. }
+            | Self::LimitPath { .. }
+            | Self::NoCredential(_)
+            | Self::Unsignable { .. } => true,
             Self::Token(error) => *error == TokenError::Revoked,
             Self::UnknownUpstream(_) | Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) => false,
         }
@@ -243,6 +262,7 @@ impl Denial {
             Self::LimitMethod { .. } => "limit_method",
             Self::LimitPath { .. } => "limit_path",
             Self::NoCredential(_) => "no_credential",
+            Self::Unsignable { .. } => "unsignable",
         }
     }
 
@@ -279,6 +299,7 @@ impl Denial {
                 format!("add a pattern for it to `paths` under [upstream.\"{host}\"] in agent-creds.toml")
             }
             Self::NoCredential(host) => format!("add [credentials.\"{host}\"] to the server's vault.toml"),
+            Self::Unsignable { reason, .. } => reason.help(host),
         }
     }
 }

@@ -13,10 +13,12 @@ use tokio::sync::watch;
 use super::leaves::LeafSource;
 use super::sandboxes::{Servings, Trust};
 use super::status::Status;
-use crate::config::{CredentialConfig, CredentialKind, Diagnostic, HeaderConfig, Loaded, ProviderRef, VaultConfig};
+use crate::config::{
+    CredentialConfig, CredentialKind, Diagnostic, HeaderConfig, Loaded, ProviderRef, SigV4Config, VaultConfig,
+};
 use crate::domain::decision::Rules;
 use crate::domain::macaroon::TokenPrefix;
-use crate::domain::names::HostPattern;
+use crate::domain::names::{Host, HostPattern};
 use crate::domain::policy::Policy;
 use crate::domain::revocations::Revocations;
 use crate::domain::secret::Secret;
@@ -132,7 +134,8 @@ impl Applier {
     fn publish(&self, policies: &[Arc<Policy>], generation: u64) {
         let leaves: Arc<dyn Leaves> = Arc::new(self.leaves.clone());
         let previous = Arc::clone(&self.fleet.borrow());
-        match resources::fleet(policies, &leaves, &self.system_ca, generation, Some(&previous)) {
+        let signs = |host: &Host| self.good_vault.signs(host);
+        match resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous)) {
             Ok(fleet) => {
                 self.fleet.send_if_modified(|current| {
                     let version = |fleet: &Fleet, ty| fleet.everything.of_type(ty).version();
@@ -195,6 +198,15 @@ fn credential(config: &CredentialConfig, environment: &Environment) -> Result<Cr
             Credential::Headers(headers.collect::<Result<_, Missing>>()?)
         }
         CredentialKind::Query { name, value } => Credential::Query { name: name.to_string(), value: secret(value)? },
+        CredentialKind::SigV4(SigV4Config { access_key_id, secret_access_key, session_token, region, service }) => {
+            Credential::SigV4 {
+                access_key_id: secret(access_key_id)?,
+                secret_access_key: secret(secret_access_key)?,
+                session_token: session_token.as_ref().map(secret).transpose()?,
+                region: region.as_ref().map(ToString::to_string),
+                service: service.as_ref().map(ToString::to_string),
+            }
+        }
     })
 }
 

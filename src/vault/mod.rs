@@ -4,7 +4,7 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! `request`, `query` and `response` are pure; `service` is the thin tonic shell around them.
+//! `request`, `query`, `sigv4` and `response` are pure; `service` is the thin tonic shell around them.
 
 mod metrics;
 mod query;
@@ -12,6 +12,7 @@ mod request;
 mod response;
 mod secrets;
 mod service;
+pub mod sigv4;
 
 pub use metrics::VaultMetrics;
 pub use secrets::{Credential, CredentialError, Credentials, HeaderCredential};

@@ -9,10 +9,12 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 
 use super::query;
 use super::secrets::Credentials;
-use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
+use super::sigv4::{self, Signature, Unsigned};
+use crate::domain::decision::{AccessRequest, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
 /// Clients disagree on padding; whatever they send is decoded, so that no token gets past in a spelling we do not read.
@@ -32,8 +34,22 @@ pub(super) struct Asked<'a> {
     pub(super) access: AccessRequest<'a>,
     /// The headers the token was found in: they do not travel on.
     pub(super) token_headers: Vec<&'a str>,
+    /// The AWS signature the token was found in.
+    signature: Option<Signature<'a>>,
+    headers: &'a [HeaderValue],
+    /// The whole body, where the route has Envoy send it.
+    body: Option<&'a [u8]>,
     /// Whether a refusal is to be JSON.
     pub(super) wants_json: bool,
+}
+
+impl Asked<'_> {
+    /// The request, for who is to sign it.
+    pub(super) fn unsigned(&self) -> Unsigned<'_> {
+        let AccessRequest { host, method, target, .. } = self.access;
+        let Self { headers, body, .. } = *self;
+        Unsigned { host, method, target, headers, body, signature: self.signature.as_ref() }
+    }
 }
 
 /// Why a `CheckRequest` cannot be read: it does not come from a route of ours.
@@ -58,7 +74,11 @@ pub(super) fn read<'a>(
     let mut found = Found::default();
     let mut reader = Reader::default();
     // Envoy sends the path as the upstream will see it, query included.
-    found.look_in_url(&http.path, places.parameter(), prefix);
+    if places.signs() {
+        found.look_in_signed_url(&http.path, prefix);
+    } else {
+        found.look_in_url(&http.path, places.parameter(), prefix);
+    }
     for header in &headers.headers {
         let (name, value) = (header.key.as_str(), value(header));
         match name {
@@ -71,16 +91,23 @@ pub(super) fn read<'a>(
             _ => {}
         }
     }
-    let token_headers = std::mem::take(&mut found.headers);
+    let (token_headers, signature) = (std::mem::take(&mut found.headers), found.signature.take());
     Ok(Asked {
         access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
+        signature,
+        headers: &headers.headers,
+        body: extension(BODY_EXTENSION).map(|_| body(http)),
         wants_json: reader.wants_json(),
     })
 }
 
 fn value(header: &HeaderValue) -> &[u8] {
     if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
+}
+
+fn body(http: &HttpRequest) -> &[u8] {
+    if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body }
 }
 
 /// Who will read a refusal: a program takes JSON, and most SDKs fail on anything else though they say `*/*`; a person at a
@@ -118,11 +145,19 @@ struct Found<'a> {
     several: bool,
     misplaced: Option<Cow<'a, str>>,
     headers: Vec<&'a str>,
+    signature: Option<Signature<'a>>,
 }
 
 impl<'a> Found<'a> {
     fn look_in(&mut self, header: &'a str, value: &'a [u8], prefix: &TokenPrefix) {
-        let Some(token) = in_header(value, prefix) else {
+        let signature = if header == "authorization" { sigv4::authorization(value) } else { None };
+        // One that is not well-formed is no place for a token.
+        let signature = signature.and_then(Result::ok).filter(|signature| is_by_token(signature, prefix));
+        let token = match &signature {
+            Some(signature) => Some(signature.access_key_id().to_owned().into()),
+            None => in_header(value, prefix),
+        };
+        let Some(token) = token else {
             // Not as the whole value, yet in it: it would travel on.
             if prefix.looks_like_token(value) || basic(value).is_some_and(|pair| prefix.looks_like_token(&pair)) {
                 self.misplaced = Some(format!("an unusual form in the header `{header}`").into());
@@ -130,6 +165,8 @@ impl<'a> Found<'a> {
             return;
         };
         self.take(token);
+        // A signature in the URL was found before, and goes first.
+        self.signature = self.signature.take().or(signature);
         if !self.headers.contains(&header) {
             self.headers.push(header);
         }
@@ -161,6 +198,32 @@ impl<'a> Found<'a> {
         }
     }
 
+    /// In the URL of a host whose credential signs: a presigned URL has the token as its access key id.
+    fn look_in_signed_url(&mut self, target: &'a str, prefix: &TokenPrefix) {
+        let signature = sigv4::presigned(target).and_then(Result::ok);
+        let Some(signature) = signature.filter(|signature| is_by_token(signature, prefix)) else {
+            return self.look_in_url(target, None, prefix);
+        };
+        self.take(signature.access_key_id().to_owned().into());
+        self.signature = Some(signature);
+        let (path, parameters) = query::split(target);
+        let mut elsewhere = prefix.looks_like_token(path.as_bytes());
+        for parameter in parameters {
+            let (name, value) = query::pair(parameter);
+            if !sigv4::is_signing_parameter(&name) {
+                // As it is written, and as it is read.
+                elsewhere |= [parameter.as_bytes(), &name, &value].iter().any(|text| prefix.looks_like_token(text));
+            } else if name.eq_ignore_ascii_case(sigv4::SECURITY_TOKEN.as_bytes())
+                && let Some(token) = plain(&value, prefix)
+            {
+                self.take(token.into_owned().into());
+            }
+        }
+        if elsewhere {
+            self.misplaced = Some("the URL".into());
+        }
+    }
+
     fn take(&mut self, token: Cow<'a, str>) {
         match &self.token {
             Some(other) if *other != token => self.several = true,
@@ -178,6 +241,11 @@ impl<'a> Found<'a> {
         }
         self.token.map_or(Presented::None, Presented::Token)
     }
+}
+
+/// The access key id is a token.
+fn is_by_token(signature: &Signature<'_>, prefix: &TokenPrefix) -> bool {
+    signature.access_key_id().starts_with(prefix.as_str())
 }
 
 /// The value itself is a token.

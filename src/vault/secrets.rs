@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::query;
+use super::sigv4::{SECURITY_TOKEN, Signer};
 use crate::domain::decision::Grant;
 use crate::domain::names::{Host, HostPattern};
 use crate::domain::secret::{Secret, SecretError};
@@ -36,6 +37,19 @@ pub enum Credential {
         /// The secret, as it is before it is encoded.
         value: Secret,
     },
+    /// A signature of the request (AWS Signature Version 4).
+    SigV4 {
+        /// The access key id.
+        access_key_id: Secret,
+        /// The secret access key.
+        secret_access_key: Secret,
+        /// The session token of temporary credentials.
+        session_token: Option<Secret>,
+        /// The region to sign for, whatever the request says.
+        region: Option<String>,
+        /// The service to sign for, whatever the request says.
+        service: Option<String>,
+    },
 }
 
 /// A header with a secret in it.
@@ -55,6 +69,9 @@ pub enum CredentialError {
     /// RFC 7617 §2 has no way to carry it.
     #[error("the user name of a `basic` credential cannot have a colon")]
     ColonInUsername,
+    /// It stands between slashes and commas in a signature.
+    #[error("the access key id of a `sigv4` credential has visible ASCII characters, and no slash, comma or `=`")]
+    AccessKeyId,
     /// Together they cannot be sent.
     #[error("the credential cannot be sent: {0}")]
     Illegal(#[from] SecretError),
@@ -71,6 +88,8 @@ pub(super) enum Injection {
         /// `name=value`, encoded.
         assignment: Secret,
     },
+    /// A signature of each request.
+    SigV4(Signer),
 }
 
 impl fmt::Debug for Injection {
@@ -78,6 +97,7 @@ impl fmt::Debug for Injection {
         match self {
             Self::Headers(headers) => f.debug_set().entries(headers.iter().map(|(name, _)| name)).finish(),
             Self::Query { name, .. } => f.debug_struct("Query").field("name", name).finish_non_exhaustive(),
+            Self::SigV4(signer) => signer.fmt(f),
         }
     }
 }
@@ -148,15 +168,22 @@ impl<'a> Places<'a> {
     pub(super) fn has_header(self, name: &str) -> bool {
         match self.0 {
             Some(Injection::Headers(headers)) => headers.iter().any(|(header, _)| header == name),
+            // SDKs take the token for all that their environment may hold.
+            Some(Injection::SigV4(_)) => name == SECURITY_TOKEN,
             Some(Injection::Query { .. }) | None => false,
         }
+    }
+
+    /// Whether it is a signature, which may be anywhere where signatures are.
+    pub(super) fn signs(self) -> bool {
+        matches!(self.0, Some(Injection::SigV4(_)))
     }
 
     /// The parameter of the query that it goes into.
     pub(super) fn parameter(self) -> Option<&'a str> {
         match self.0 {
             Some(Injection::Query { name, .. }) => Some(name),
-            Some(Injection::Headers(_)) | None => None,
+            Some(Injection::Headers(_) | Injection::SigV4(_)) | None => None,
         }
     }
 }
@@ -183,6 +210,10 @@ impl Injection {
             Credential::Query { name, value } => {
                 let mut assignment = query::assignment(&name, value.expose());
                 Ok(Self::Query { name, assignment: Secret::new(std::mem::take(&mut assignment))? })
+            }
+            Credential::SigV4 { access_key_id, secret_access_key, session_token, region, service } => {
+                Signer::new(&access_key_id, &secret_access_key, session_token.as_ref(), region, service)
+                    .map(Self::SigV4)
             }
         }
     }

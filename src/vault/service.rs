@@ -116,11 +116,14 @@ impl Vault {
                 return response::pass_through();
             }
             Decision::Allow(grant) => match state.credentials.injection(&grant) {
-                Some((name, injection)) => {
-                    tell("allow", "token", Some(grant.token()), None, Some(name));
-                    self.count(asked.access.host, "allow", "token");
-                    return response::inject(injection, &asked.token_headers, asked.access.target);
-                }
+                Some((name, injection)) => match response::inject(injection, &asked, now) {
+                    Ok(response) => {
+                        tell("allow", "token", Some(grant.token()), None, Some(name));
+                        self.count(asked.access.host, "allow", "token");
+                        return response;
+                    }
+                    Err(reason) => Denial::Unsignable { host: grant.host().clone(), reason },
+                },
                 None => Denial::NoCredential(grant.host().clone()),
             },
             Decision::Deny(denial) => denial,
