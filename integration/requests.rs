@@ -8,6 +8,7 @@ mod injection;
 mod paths;
 mod placement;
 mod revocation;
+mod sigv4;
 mod smuggling;
 mod streams;
 mod transparency;

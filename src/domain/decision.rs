@@ -28,7 +28,8 @@ use super::revocations::Revocations;
 pub const SANDBOX_EXTENSION: &str = "sandbox";
 /// The context extension in which Envoy's configuration names the upstream.
 pub const HOST_EXTENSION: &str = "host";
-/// The context extension in which Envoy's configuration says that the whole body comes with the question.
+/// The context extension in which Envoy's configuration says that the body comes with the question, and that it is all of it
+/// if it has fewer bytes than this.
 pub const BODY_EXTENSION: &str = "body";
 
 /// What the vault decides by: who may reach what, how tokens are checked.
@@ -225,8 +226,8 @@ impl Denial {
             | Self::Caveat(_)
             | Self::LimitMethod { .. }
             | Self::LimitPath { .. }
-            | Self::NoCredential(_)
-            | Self::Unsignable { .. } => 403,
+            | Self::NoCredential(_) => 403,
+            Self::Unsignable { reason, .. } => reason.status(),
         }
     }
 

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 
 use super::query;
 use super::secrets::Credentials;
-use super::sigv4::{self, Signature, Unsigned};
+use super::sigv4::{self, BodySent, Signature, Unsigned};
 use crate::domain::decision::{AccessRequest, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
@@ -37,8 +37,8 @@ pub(super) struct Asked<'a> {
     /// The AWS signature the token was found in.
     signature: Option<Signature<'a>>,
     headers: &'a [HeaderValue],
-    /// The whole body, where the route has Envoy send it.
-    body: Option<&'a [u8]>,
+    /// The body, where the route has Envoy send it.
+    body: Option<BodySent<'a>>,
     /// Whether a refusal is to be JSON.
     pub(super) wants_json: bool,
 }
@@ -97,7 +97,7 @@ pub(super) fn read<'a>(
         token_headers,
         signature,
         headers: &headers.headers,
-        body: extension(BODY_EXTENSION).map(|_| body(http)),
+        body: extension(BODY_EXTENSION).map(|limit| body(http, limit)),
         wants_json: reader.wants_json(),
     })
 }
@@ -106,8 +106,10 @@ fn value(header: &HeaderValue) -> &[u8] {
     if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
 }
 
-fn body(http: &HttpRequest) -> &[u8] {
-    if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body }
+/// Envoy cuts a body at the limit when its last piece goes over it (1.40), and does not say so.
+fn body<'a>(http: &'a HttpRequest, limit: &str) -> BodySent<'a> {
+    let body = if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body };
+    if limit.parse().is_ok_and(|limit: usize| body.len() < limit) { BodySent::Whole(body) } else { BodySent::Cut }
 }
 
 /// Who will read a refusal: a program takes JSON, and most SDKs fail on anything else though they say `*/*`; a person at a

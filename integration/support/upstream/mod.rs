@@ -1,13 +1,14 @@
 //! A TLS server on loopback that plays the APIs behind the proxy, and remembers everything it was sent.
 //!
 //! ```text
-//! Upstream::start ── accept ── TLS (ALPN) ── hyper, HTTP/1.1 or 2 ── routes::answer ── apis (Stripe, OpenAI, Anthropic)
+//! Upstream::start ── accept ── TLS (ALPN) ── hyper, HTTP/1.1 or 2 ── routes::answer ── apis (Stripe, OpenAI, Anthropic), aws
 //!                                                  └── Journal: every request, as it arrived
 //! ```
 //!
 //! `integration/demo_upstream.rs` runs the same code as a program.
 
 mod apis;
+mod aws;
 mod journal;
 mod routes;
 mod streams;
@@ -26,6 +27,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+pub use self::aws::{Aws, Object};
 pub use self::journal::{Journal, Recorded};
 use super::pki::{CertKind, TestCa};
 
@@ -57,6 +59,8 @@ pub struct UpstreamConfig {
     pub label: String,
     /// A folder whose files are served below `/files/`, to who authenticates.
     pub files: Option<PathBuf>,
+    /// An account at AWS, whose services it plays instead of all else.
+    pub aws: Option<Arc<Aws>>,
 }
 
 impl UpstreamConfig {
@@ -70,6 +74,7 @@ impl UpstreamConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             label: "upstream".to_owned(),
             files: None,
+            aws: None,
         }
     }
 
@@ -103,6 +108,12 @@ impl UpstreamConfig {
         self
     }
 
+    /// Playing AWS for this account.
+    pub fn aws(mut self, account: &Arc<Aws>) -> Self {
+        self.aws = Some(Arc::clone(account));
+        self
+    }
+
     /// With another label.
     pub fn label(mut self, label: &str) -> Self {
         label.clone_into(&mut self.label);
@@ -122,6 +133,7 @@ pub struct Upstream {
 struct Shared {
     label: String,
     files: Option<PathBuf>,
+    aws: Option<Arc<Aws>>,
     journal: Journal,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
@@ -141,6 +153,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             label: config.label,
             files: config.files,
+            aws: config.aws,
             journal: Journal::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),

@@ -61,6 +61,9 @@ pub(super) async fn answer(
         sni,
     };
     shared.journal.record(&recorded);
+    if let Some(aws) = &shared.aws {
+        return aws.answer(&recorded);
+    }
 
     let query = Query(request.uri().query().unwrap_or_default().to_owned());
     let path = request.uri().path().to_owned();

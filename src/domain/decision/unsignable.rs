@@ -18,6 +18,9 @@ pub enum Unsignable {
     /// The hash of its body belongs into the signature, and nobody has it.
     #[error("its signature has to cover its body, which the vault was not sent")]
     NoBody,
+    /// The vault was sent only the beginning of the body that the signature has to cover.
+    #[error("its signature has to cover its body, which is longer than the vault reads")]
+    LongBody,
     /// Neither the client, nor the host's name, nor `vault.toml` says for where to sign.
     #[error("its region and service are not known")]
     NoScope,
@@ -30,6 +33,11 @@ pub enum Unsignable {
 }
 
 impl Unsignable {
+    /// The status of the answer.
+    pub(super) fn status(self) -> u16 {
+        if self == Self::LongBody { 413 } else { 403 }
+    }
+
     /// What would make it possible.
     pub(super) fn help(self, host: &str) -> String {
         match self {
@@ -44,6 +52,9 @@ impl Unsignable {
             Self::NoBody => "sign the request with an AWS SDK, the token being the access key id, or send the SHA-256 hash of \
                              the body in x-amz-content-sha256"
                 .to_owned(),
+            Self::LongBody => {
+                "send the SHA-256 hash of the body in x-amz-content-sha256, and the vault need not read it".to_owned()
+            }
             Self::NoScope => format!(
                 "sign the request with an AWS SDK, or set `region` and `service` under [credentials.\"{host}\"] in the server's \
                  vault.toml"

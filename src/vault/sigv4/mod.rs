@@ -14,7 +14,7 @@ mod scope;
 mod sign;
 mod signature;
 
-pub(super) use sign::{Signer, Unsigned};
+pub(super) use sign::{BodySent, Signer, Unsigned};
 pub use signature::{MalformedSignature, Signature, authorization, presigned};
 pub(super) use signature::{SECURITY_TOKEN, is_signing_parameter};
 

@@ -53,10 +53,19 @@ pub(in crate::vault) struct Unsigned<'a> {
     /// Path and query, as the upstream will see them.
     pub(in crate::vault) target: &'a str,
     pub(in crate::vault) headers: &'a [HeaderValue],
-    /// The whole body, if it came with the question.
-    pub(in crate::vault) body: Option<&'a [u8]>,
+    /// The body, if it came with the question.
+    pub(in crate::vault) body: Option<BodySent<'a>>,
     /// How the client signed.
     pub(in crate::vault) signature: Option<&'a Signature<'a>>,
+}
+
+/// What Envoy sent of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::vault) enum BodySent<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// Its beginning.
+    Cut,
 }
 
 /// What makes the request a signed one.
@@ -219,13 +228,21 @@ fn payload<'a>(
         (Some(_), Some(_)) => return Err(Unsignable::Payload),
         (None, _) => {}
     }
+    if s3 && presigned {
+        return Ok((SignableBody::UnsignedPayload, PayloadChecksumKind::NoHeader));
+    }
+    let body = match request.body {
+        Some(BodySent::Whole(body)) => Some(body),
+        Some(BodySent::Cut) => return Err(Unsignable::LongBody),
+        None => None,
+    };
     if s3 {
-        let checksum = if presigned { PayloadChecksumKind::NoHeader } else { PayloadChecksumKind::XAmzSha256 };
-        return Ok((request.body.map_or(SignableBody::UnsignedPayload, SignableBody::Bytes), checksum));
+        let body = body.map_or(SignableBody::UnsignedPayload, SignableBody::Bytes);
+        return Ok((body, PayloadChecksumKind::XAmzSha256));
     }
     // If there is a body after all, the upstream refuses the signature.
     let empty = presigned || matches!(request.method, "GET" | "HEAD" | "DELETE" | "OPTIONS");
-    let body = request.body.or_else(|| empty.then_some(&[])).ok_or(Unsignable::NoBody)?;
+    let body = body.or_else(|| empty.then_some(&[])).ok_or(Unsignable::NoBody)?;
     Ok((SignableBody::Bytes(body), PayloadChecksumKind::NoHeader))
 }
 

@@ -121,13 +121,13 @@ fn with_body(sandbox: &SandboxId, host: &Host) -> Route {
     };
     let body = BufferSettings {
         max_request_bytes: MAX_SIGNED_BODY,
-        // Longer ones are refused with 413.
+        // Longer ones are refused with 413; but a last piece that goes over the limit is cut.
         allow_partial_message: false,
         pack_as_bytes: true,
     };
     let mut settings = identity(sandbox, host);
     if let Some(ext_authz_per_route::Override::CheckSettings(settings)) = &mut settings.r#override {
-        settings.context_extensions.insert(BODY_EXTENSION.to_owned(), "whole".to_owned());
+        settings.context_extensions.insert(BODY_EXTENSION.to_owned(), MAX_SIGNED_BODY.to_string());
         settings.with_request_body = Some(body);
     }
     Route {
