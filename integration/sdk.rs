@@ -1,5 +1,7 @@
 //! Unmodified programs, on the default URLs, in the topology that sandboxes have.
 
+mod aws;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -94,9 +96,9 @@ const INNER: [(&str, &str); 4] = [
 ];
 
 /// Gives the gateway's side names to resolve, and the upstream its address. All of it ends with the namespaces.
-fn prepare_names(folder: &Path) {
+fn prepare_names(folder: &Path, public: &[&str]) {
     let mut hosts = String::from("127.0.0.1 localhost\n");
-    for host in HOSTS {
+    for host in public {
         hosts.push_str(&format!("{PUBLIC} {host}\n"));
     }
     for (name, address) in INNER {
@@ -137,7 +139,7 @@ fn sdks_work_unmodified_through_the_gateway() {
     let hosts: Vec<&str> = HOSTS.into_iter().chain(INNER.map(|(name, _)| name)).collect();
     inside("sdk::sdks_work_unmodified_through_the_gateway", &hosts, async |netns| {
         let folder = tempfile::tempdir().unwrap();
-        prepare_names(folder.path());
+        prepare_names(folder.path(), &HOSTS);
         let upstream = Upstream::with(UpstreamConfig::new(&HOSTS).listen((PUBLIC, 443).into_socket())).await;
         let mut inner = Vec::new();
         for address in ["10.91.0.1", "127.0.0.1", "169.254.169.254"] {

@@ -124,8 +124,13 @@ fn typed(content_type: &'static str, text: String) -> Response<Body> {
 
 /// An error, as S3 writes it.
 fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
-    let text = message.replace('&', "&amp;").replace('<', "&lt;");
+    let text = escaped(message);
     let mut response = xml(format!("<Error><Code>{code}</Code><Message>{text}</Message></Error>"));
     *response.status_mut() = status;
     response
+}
+
+/// A text for XML.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }

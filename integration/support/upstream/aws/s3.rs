@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::super::journal::Recorded;
 use super::super::routes::{Body, status};
-use super::signature::{decoded, hex};
-use super::{Store, error, xml};
+use super::signature::{decoded, encode, hex};
+use super::{Store, error, escaped, xml};
 
 /// An object that was put.
 #[derive(Debug, Clone)]
@@ -45,9 +45,13 @@ pub(super) fn answer(store: &mut Store, request: &Recorded, body: Bytes) -> Resp
     };
     let upload = parameter("uploadId");
     match (request.method.as_str(), key.is_empty(), &upload) {
-        ("GET", true, _) if parameter("list-type").is_some() => {
-            list(store, &bucket, &parameter("prefix").unwrap_or_default(), &parameter("delimiter").unwrap_or_default())
-        }
+        ("GET", true, _) if parameter("list-type").is_some() => list(
+            store,
+            &bucket,
+            &parameter("prefix").unwrap_or_default(),
+            &parameter("delimiter").unwrap_or_default(),
+            parameter("encoding-type").is_some(),
+        ),
         ("PUT" | "HEAD", true, _) => status(StatusCode::OK),
         ("POST", false, None) if parameter("uploads").is_some() => {
             let id = format!("upload-{}", store.uploads.len());
@@ -133,7 +137,8 @@ fn with_etag(mut response: Response<Body>, tag: &str) -> Response<Body> {
     response
 }
 
-fn list(store: &Store, bucket: &str, prefix: &str, delimiter: &str) -> Response<Body> {
+fn list(store: &Store, bucket: &str, prefix: &str, delimiter: &str, encoded: bool) -> Response<Body> {
+    let written = |key: &str| if encoded { encode(key.as_bytes(), "/") } else { escaped(key) };
     let (mut contents, mut folders, mut count) = (String::new(), BTreeSet::new(), 0);
     for ((_, key), object) in store.objects.iter().filter(|((known, _), _)| known == bucket) {
         let Some(rest) = key.strip_prefix(prefix) else { continue };
@@ -142,18 +147,21 @@ fn list(store: &Store, bucket: &str, prefix: &str, delimiter: &str) -> Response<
             continue;
         }
         count += 1;
-        let (tag, size) = (object.etag(), object.body.len());
+        let (key, tag, size) = (written(key), object.etag(), object.body.len());
         contents.push_str(&format!(
             "<Contents><Key>{key}</Key><LastModified>2025-01-01T00:00:00.000Z</LastModified><ETag>{tag}</ETag>\
              <Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         ));
     }
     for folder in &folders {
+        let folder = written(folder);
         contents.push_str(&format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"));
     }
     count += folders.len();
+    let prefix = written(prefix);
+    let encoding = if encoded { "<EncodingType>url</EncodingType>" } else { "" };
     xml(format!(
         "<ListBucketResult><Name>{bucket}</Name><Prefix>{prefix}</Prefix><KeyCount>{count}</KeyCount><MaxKeys>1000</MaxKeys>\
-         <IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+         <IsTruncated>false</IsTruncated>{encoding}{contents}</ListBucketResult>"
     ))
 }
