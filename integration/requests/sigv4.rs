@@ -45,7 +45,11 @@ impl Cloud {
             + &upstream_section(DYNAMODB, &upstream, "")
             + &upstream_section(STRIPE, &stripe, "");
         let config = WorldConfig::new(sections).credentials(VAULT);
-        let config = config.env("AWS_KEY", ACCESS_KEY).env("AWS_SECRET", SECRET_KEY).env("AWS_SESSION", SESSION);
+        let config = config
+            .env("AGENT_CREDS_LOG", "trace")
+            .env("AWS_KEY", ACCESS_KEY)
+            .env("AWS_SECRET", SECRET_KEY)
+            .env("AWS_SESSION", SESSION);
         let server = Server::start(config).await;
         let client = server.client();
         Self { server, client, upstream, stripe, account }
@@ -220,6 +224,23 @@ async fn a_body_that_the_signature_covers_goes_by_the_vault() {
         let beginning = format!("The request cannot be signed for {DYNAMODB}: its signature has to cover its body");
         assert_refusal(&call.send().await.unwrap(), 403, &beginning);
         assert_eq!(cloud.upstream.request_count(), before);
+    }
+}
+
+/// S3 signs a path as it is, and all others sign it encoded once more.
+#[tokio::test]
+async fn the_path_of_other_services_is_encoded_twice() {
+    let cloud = Cloud::start("").await;
+    let token = cloud.server.token(&[]);
+    for proto in [Proto::H1, Proto::H2] {
+        for path in ["/model/a.b-v1%3A0/invoke", "/model/a.b-v1:0/x%20y/~%7e/%C3%A4/+", "/x?a=b%20c&A=+~&c"] {
+            for method in ["GET", "POST"] {
+                let call = cloud.call(method, &format!("https://{DYNAMODB}{path}"), &token).proto(proto).body("{}");
+                // It is no operation, but it is signed.
+                assert_eq!(call.send().await.unwrap().status, StatusCode::BAD_REQUEST, "{path}");
+                assert_eq!(cloud.account.refused(), Vec::<String>::new());
+            }
+        }
     }
 }
 

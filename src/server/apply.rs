@@ -260,15 +260,23 @@ headers = { x-d1 = { provider = "env", name = "A_KEY" }, x-d2 = { provider = "en
 type = "query"
 name = "key"
 value = { provider = "env", name = "E_KEY" }
+[credentials."f.example"]
+type = "sigv4"
+access_key_id = { provider = "env", name = "F_ID" }
+secret_access_key = { provider = "env", name = "F_KEY" }
+session_token = { provider = "env", name = "F_SESSION" }
 "#;
 
-    const GOOD: [(&str, &[u8]); 6] = [
+    const GOOD: [(&str, &[u8]); 9] = [
         ("A_KEY", b"secret-a"),
         ("B_USER", b"secret-b"),
         ("B_PASSWORD", b"secret:b"),
         ("sk_live_51H", b"secret-c"),
         ("D_KEY", b"secret-d"),
         ("E_KEY", b"secret-e"),
+        ("F_ID", b"secret-f"),
+        ("F_KEY", b"secret-f/+="),
+        ("F_SESSION", b"secret-f/+="),
     ];
 
     /// What is wrong when these variables are other than [`GOOD`]; `None` is one that is not set.
@@ -298,7 +306,13 @@ value = { provider = "env", name = "E_KEY" }
 
     #[test]
     fn everything_that_is_missing_is_named_with_its_line() {
-        let all = problems(&[("A_KEY", None), ("B_PASSWORD", None), ("sk_live_51H", None), ("E_KEY", None)]);
+        let all = problems(&[
+            ("A_KEY", None),
+            ("B_PASSWORD", None),
+            ("sk_live_51H", None),
+            ("E_KEY", None),
+            ("F_SESSION", None),
+        ]);
         let mut lines: Vec<(u32, &str)> = all.iter().map(|problem| (problem.line, problem.message.as_str())).collect();
         lines.sort_unstable();
         assert_eq!(
@@ -309,6 +323,7 @@ value = { provider = "env", name = "E_KEY" }
                 (8, "[credentials.\"*.c.example\"]: the environment variable that is named here is not set"),
                 (12, "[credentials.\"d.example\"]: the environment variable A_KEY is not set"),
                 (15, "[credentials.\"e.example\"]: the environment variable E_KEY is not set"),
+                (19, "[credentials.\"f.example\"]: the environment variable F_SESSION is not set"),
             ]
         );
         let hint = all.iter().find(|problem| problem.line == 1).and_then(|problem| problem.hint.as_deref());
@@ -324,6 +339,8 @@ value = { provider = "env", name = "E_KEY" }
             ("E_KEY", b"secret-\n\n=\0", 15),
             ("B_USER", b"secret-:b", 4),
             ("sk_live_51H", b"secret-\0", 8),
+            ("F_ID", b"secret-/", 19),
+            ("F_SESSION", b"secret-\n\nx", 19),
         ] {
             let found = problems(&[(name, Some(value))]);
             assert_eq!(found.iter().map(|problem| problem.line).collect::<Vec<_>>(), [line], "{found:?}");

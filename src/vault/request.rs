@@ -330,8 +330,16 @@ mod tests {
     fn credentials() -> Credentials {
         let value = Secret::new(b"sk_live_1".to_vec()).unwrap();
         let header = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: value.clone() };
-        let query = Credential::Query { name: "key".to_owned(), value };
-        let hosts = [("api.stripe.com", Credential::Headers(vec![header])), ("*.query.example", query)];
+        let query = Credential::Query { name: "key".to_owned(), value: value.clone() };
+        let sigv4 = Credential::SigV4 {
+            access_key_id: value.clone(),
+            secret_access_key: value,
+            session_token: None,
+            region: None,
+            service: None,
+        };
+        let headers = Credential::Headers(vec![header]);
+        let hosts = [("api.stripe.com", headers), ("*.query.example", query), ("s3.example", sigv4)];
         Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential))).unwrap()
     }
 
@@ -431,6 +439,89 @@ mod tests {
                     assert_eq!(found, expected, "{host}{target}");
                 }
             }
+        }
+    }
+
+    fn signed(token: &str) -> String {
+        format!("AWS4-HMAC-SHA256 Credential={token}/20130524/r/s3/aws4_request, SignedHeaders=host, Signature=0")
+    }
+
+    #[test]
+    fn a_token_is_found_in_a_signature_at_every_host() {
+        for value in [
+            signed(TOKEN),
+            signed(TOKEN).replace("HMAC", "ECDSA-P256").replace("/r/", "/"),
+            signed(TOKEN).replace(", ", ","),
+        ] {
+            assert_eq!(presented(&[("authorization", value.as_bytes())]), TOKEN, "{value}");
+            assert!(presented(&[("x-api-key", value.as_bytes())]).contains("unusual"), "{value}");
+        }
+        for value in [
+            signed(TOKEN).replace("aws4_request", "x"),
+            signed(TOKEN).replace("Signature", "Sig"),
+            signed(&format!("x {TOKEN}")),
+            signed("AKIA").replace("SignedHeaders=host", &format!("SignedHeaders={TOKEN}")),
+        ] {
+            assert!(presented(&[("authorization", value.as_bytes())]).contains("unusual"), "{value}");
+        }
+        assert_eq!(presented(&[("authorization", signed("AKIDEXAMPLE").as_bytes())]), "none");
+        let other = signed(&TOKEN.replace('A', "B"));
+        assert_eq!(
+            presented(&[("authorization", signed(TOKEN).as_bytes()), ("x-api-key", other.as_bytes())]),
+            "misplaced: an unusual form in the header `x-api-key`"
+        );
+        assert_eq!(presented(&[("authorization", other.as_bytes()), ("x-api-key", TOKEN.as_bytes())]), "several");
+    }
+
+    #[test]
+    fn a_presigned_url_is_a_place_at_hosts_whose_credential_signs() {
+        let other = TOKEN.replace('A', "B");
+        let url = |token: &str, more: &str| {
+            format!(
+                "/a?{more}X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={token}%2F20130524%2Fr%2Fs3%2Faws4_request&\
+                 X-Amz-Date=20130524T000000Z&X-Amz-Expires=1&X-Amz-SignedHeaders=host&X-Amz-Signature=0"
+            )
+        };
+        for (target, expected) in [
+            (url(TOKEN, ""), "token"),
+            (url(&format!("%61{}", &TOKEN[1..]), "a=b&"), "token"),
+            (url(TOKEN, &format!("X-Amz-Security-Token={TOKEN}&")), "token"),
+            (url(TOKEN, &format!("x-amz-security-token={other}&")), "several"),
+            (url(TOKEN, &format!("a={TOKEN}&")), "the URL"),
+            (url(TOKEN, &format!("a=%2B%61cm_{}&", &TOKEN[4..])), "the URL"),
+            (url(TOKEN, "X-Amz-Expires=1&"), "the URL"),
+            (url("AKIDEXAMPLE", &format!("X-Amz-Security-Token={TOKEN}&")), "the URL"),
+            (url("AKIDEXAMPLE", ""), "none"),
+        ] {
+            for (host, expected) in
+                [("s3.example", expected), ("a.query.example", "the URL"), ("api.stripe.com", "the URL")]
+            {
+                let mut check = check(&target, &[]);
+                check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), host.to_owned());
+                let found = match read(&check, &TokenPrefix::default(), &credentials()).unwrap().access.token {
+                    Presented::None => "none".to_owned(),
+                    Presented::Token(token) => token.replace(TOKEN, "token"),
+                    Presented::Several => "several".to_owned(),
+                    Presented::Misplaced(place) => place.into_owned(),
+                };
+                if host == "s3.example" || target.contains(&format!("={TOKEN}")) {
+                    assert_eq!(found, expected, "{host}{target}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_is_whole_below_the_limit_that_the_route_names() {
+        let mut check = check("/", &[("authorization", signed(TOKEN).as_bytes())]);
+        assert_eq!(read(&check, &TokenPrefix::default(), &credentials()).unwrap().body, None);
+        let attributes = check.attributes.as_mut().unwrap();
+        attributes.request.as_mut().unwrap().http.as_mut().unwrap().raw_body = b"hello".to_vec();
+        for (limit, expected) in
+            [("6", BodySent::Whole(b"hello")), ("5", BodySent::Cut), ("", BodySent::Cut), ("-1", BodySent::Cut)]
+        {
+            check.attributes.as_mut().unwrap().context_extensions.insert("body".to_owned(), limit.to_owned());
+            assert_eq!(read(&check, &TokenPrefix::default(), &credentials()).unwrap().body, Some(expected), "{limit}");
         }
     }
 

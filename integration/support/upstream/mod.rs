@@ -27,7 +27,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-pub use self::aws::{Aws, Object};
+pub use self::aws::Aws;
 pub use self::journal::{Journal, Recorded};
 use super::pki::{CertKind, TestCa};
 

@@ -62,14 +62,11 @@ impl Aws {
     }
 
     pub(super) fn answer(&self, request: &Recorded) -> Response<Body> {
-        let service = match request.host.split('.').next() {
-            Some(service @ ("dynamodb" | "sts")) => service,
-            _ => "s3",
-        };
+        let name = request.host.split('.').next().unwrap_or_default();
+        let service = if matches!(name, "dynamodb" | "sts") { name } else { "s3" };
         let body = match signature::verify(self, request, service) {
             Ok(body) => body,
             Err(why) => {
-                eprintln!("refused by the upstream: {why}");
                 let answer = error(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", &why);
                 self.store.lock().unwrap().refused.push(why);
                 return answer;
