@@ -260,6 +260,29 @@ async fn no_other_body_is_held_back() {
     }
 }
 
+/// Whether bodies are held back follows `vault.toml`, as the credential itself does.
+#[tokio::test]
+async fn a_credential_that_is_added_signs_at_once() {
+    let account = Arc::new(Aws::new(ACCESS_KEY, SECRET_KEY, None));
+    let upstream = Upstream::with(UpstreamConfig::new(&[DYNAMODB]).aws(&account)).await;
+    let config = WorldConfig::new(upstream_section(DYNAMODB, &upstream, ""));
+    let server = Server::start(config.env("AWS_KEY", ACCESS_KEY).env("AWS_SECRET", SECRET_KEY)).await;
+    let (client, token) = (server.client(), server.token(&[]));
+    let post = || {
+        let call = client.post(&format!("https://{DYNAMODB}/"), "{\"TableName\":\"t\"}");
+        let call = call.header("x-amz-target", "DynamoDB_20120810.GetItem");
+        call.header("authorization", signed(&token, "dynamodb")).send()
+    };
+    assert_refusal(&post().await.unwrap(), 403, "No credentials configured for this host");
+    let generation = server.generation().await;
+    let vault: Vec<&str> = VAULT.lines().filter(|line| !line.starts_with("session_token")).collect();
+    std::fs::write(server.vault_file(), vault.join("\n")).unwrap();
+    server.wait_generation(generation + 1).await;
+    let reply = post().await.unwrap();
+    assert_eq!(reply.status, StatusCode::OK, "{} {:?}", reply.text(), account.refused());
+    assert!(!upstream.last_request().headers.contains_key("x-amz-security-token"));
+}
+
 #[tokio::test]
 async fn presigned_urls() {
     let cloud = Cloud::start("").await;
