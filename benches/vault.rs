@@ -28,6 +28,9 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 const NOW: u64 = 1_800_000_000;
 
+/// A host whose credential signs.
+const S3: &str = "bucket.s3.eu-central-1.amazonaws.com";
+
 fn key() -> SigningKey {
     SigningKey::new(vec![7; 32]).expect("32 bytes are a key")
 }
@@ -37,11 +40,11 @@ fn vault() -> Vault {
     let parsed = "these literals are valid";
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
     let limits = Limits {
-        methods: Some(["GET".parse().expect(parsed), "POST".parse().expect(parsed)].into()),
+        methods: Some(["GET", "POST", "PUT"].map(|method| method.parse().expect(parsed)).into()),
         paths: Some(vec!["/v1/**".parse().expect(parsed)]),
     };
     let upstream = Upstream { limits, address: None, ca: None, origin: origin.clone() };
-    let hosts = (0..19).map(|n| format!("host-{n}.example.com")).chain(["api.stripe.com".to_owned()]);
+    let hosts = (0..18).map(|n| format!("host-{n}.example.com")).chain(["api.stripe.com".to_owned(), S3.to_owned()]);
     let policy = Policy {
         id: "myproject".parse().expect(parsed),
         instance: None,
@@ -50,10 +53,18 @@ fn vault() -> Vault {
         upstreams: hosts.map(|host| (host.parse().expect(parsed), upstream.clone())).collect(),
     };
     let secret = Secret::new(b"sk_test_0123456789".to_vec()).expect(parsed);
-    let credential = ("api.stripe.com".parse().expect(parsed), Credential::Bearer { token: secret }, true);
+    let signing = Credential::SigV4 {
+        access_key_id: Secret::new(b"AKIAIOSFODNN7EXAMPLE".to_vec()).expect(parsed),
+        secret_access_key: Secret::new(b"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_vec()).expect(parsed),
+        session_token: None,
+        region: None,
+        service: None,
+    };
+    let credentials = [("api.stripe.com", Credential::Bearer { token: secret }), (S3, signing)];
+    let credentials = credentials.map(|(host, credential)| (host.parse().expect(parsed), credential, true));
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&key()), TokenPrefix::default(), true),
-        credentials: Credentials::new([credential]).expect(parsed).into(),
+        credentials: Credentials::new(credentials).expect(parsed).into(),
     };
     Vault::new(state, VaultMetrics::register(&Registry::new()).expect("an empty registry"))
 }
@@ -115,6 +126,51 @@ fn request() -> CheckRequest {
     }
 }
 
+/// The same as boto3 puts an object of 1 KB, with its hash: signed with the token, and to be signed with the key.
+fn signed_request() -> CheckRequest {
+    let parsed = "these literals are valid";
+    let mut request = request();
+    let attributes = request.attributes.as_mut().expect(parsed);
+    attributes.context_extensions.insert("host".to_owned(), S3.to_owned());
+    let http = attributes.request.as_mut().and_then(|request| request.http.as_mut()).expect(parsed);
+    let restriction = Restriction::ValidityWindow { not_before: 1_767_225_600, not_after: 4_102_444_800 };
+    let token = mint(&key(), &KeyId::default(), [9; 16], &[restriction]).expect("within the limits");
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential={}/20270115/eu-central-1/s3/aws4_request, \
+         SignedHeaders=content-md5;content-type;host;x-amz-content-sha256;x-amz-date, Signature={:064}",
+        *token.encode(&TokenPrefix::default()),
+        0
+    );
+    let path = "/v1/objects/report%202027.json?x-id=PutObject";
+    http.method = "PUT".to_owned();
+    http.path = path.to_owned();
+    let headers = [
+        (":method", "PUT"),
+        (":scheme", "https"),
+        (":authority", S3),
+        (":path", path),
+        ("accept-encoding", "identity"),
+        ("amz-sdk-invocation-id", "5f3c1a52-57a5-4d1e-9d8b-2b8c1a5f3c1a"),
+        ("amz-sdk-request", "attempt=1"),
+        ("authorization", &authorization),
+        ("content-length", "1024"),
+        ("content-md5", "1B2M2Y8AsgTpgAmY7PhCfg=="),
+        ("content-type", "application/json"),
+        ("user-agent", "Boto3/1.44.8 md/Botocore#1.44.8 ua/2.1 os/linux"),
+        ("x-amz-content-sha256", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ("x-amz-date", "20270115T080000Z"),
+        ("x-amz-sdk-checksum-algorithm", "CRC32"),
+        ("x-forwarded-proto", "https"),
+    ];
+    let header = |(key, value): (&str, &str)| HeaderValue {
+        key: key.to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..Default::default()
+    };
+    http.header_map = Some(HeaderMap { headers: headers.map(header).into() });
+    request
+}
+
 fn assert_allowed(response: &CheckResponse) {
     assert!(matches!(response.http_response, Some(HttpResponse::OkResponse(_))), "the check allows the request");
 }
@@ -124,6 +180,11 @@ fn in_process(c: &mut Criterion) {
     assert_allowed(&vault.check(&request, NOW));
     c.bench_function("vault/check in process, 4 caveats, 12 headers", |b| {
         b.iter(|| vault.check(black_box(&request), NOW));
+    });
+    let signed = signed_request();
+    assert_allowed(&vault.check(&signed, NOW));
+    c.bench_function("vault/check in process, signed anew (SigV4), 1 caveat, 12 headers", |b| {
+        b.iter(|| vault.check(black_box(&signed), NOW));
     });
 }
 

@@ -13,6 +13,7 @@ mod providers;
 mod redaction;
 mod refusals;
 mod revocation;
+mod sigv4;
 mod smuggling;
 mod streams;
 mod tokens;

@@ -1,5 +1,6 @@
 //! Unmodified programs, on the default URLs, in the topology that sandboxes have.
 
+mod aws;
 mod programs;
 
 use std::path::Path;

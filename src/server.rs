@@ -67,7 +67,7 @@ use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
-use crate::xds::resources::{TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
+use crate::xds::resources::{MAX_SIGNED_BODY, TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
 use crate::xds::service::XdsService;
 use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Snapshot};
 
@@ -404,7 +404,9 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let mut tasks: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
 
     let streams = ExternalProcessorServer::new(Streams::new(vault.clone()));
-    let routes = xds.add_to(Routes::new(AuthorizationServer::new(vault)).add_service(streams));
+    // The bodies of requests to be signed come with the questions, beside up to 96 KiB of headers.
+    let vault = AuthorizationServer::new(vault).max_decoding_message_size(MAX_SIGNED_BODY as usize + 512 * 1024);
+    let routes = xds.add_to(Routes::new(vault).add_service(streams));
     let grpc_stopping = stopping.clone();
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
 

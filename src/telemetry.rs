@@ -19,7 +19,7 @@ pub enum LogFormat {
 }
 
 /// Libraries whose finer levels print frames and headers: keys and tokens are in those.
-const WARNINGS_ONLY: [&str; 4] = ["h2", "hyper", "hyper_util", "tonic"];
+const WARNINGS_ONLY: [&str; 5] = ["aws_sigv4", "h2", "hyper", "hyper_util", "tonic"];
 
 /// Takes a text as it is when it is a filter for [`init`].
 ///

@@ -35,7 +35,7 @@ fn the_examples_are_valid_as_they_are() {
     assert!(matches!(project.kind, ProjectKind::Sandbox(_)));
     assert_eq!(project.upstreams.len(), 3);
     let vault = parse_vault("vault.example.toml", VAULT).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(vault.credentials.len(), 5);
+    assert_eq!(vault.credentials.len(), 6);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn what_the_examples_leave_commented_out_is_valid() {
     assert_eq!((policy.id.as_str(), policy.upstreams.len()), ("ci", 1));
 
     let vault = parse_vault("v", &uncomment(VAULT)).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(vault.credentials.len(), 9);
+    assert_eq!(vault.credentials.len(), 10);
     let providers = VAULT.lines().filter_map(|line| line.strip_prefix("#   { provider")?.split_once('}'));
     let providers: Vec<String> = providers.map(|(provider, _)| format!("{{ provider{provider}}}")).collect();
     assert_eq!(providers.len(), 5);
@@ -93,7 +93,24 @@ fn the_examples_name_every_key() {
     ] {
         assert!(PROJECT.contains(key), "{key}");
     }
-    for key in ["type", "bearer", "basic", "header", "token", "username", "password", "value", "prefix", "provider"] {
+    for key in [
+        "type",
+        "bearer",
+        "basic",
+        "header",
+        "token",
+        "username",
+        "password",
+        "value",
+        "prefix",
+        "provider",
+        "sigv4",
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "region",
+        "service",
+    ] {
         assert!(VAULT.contains(key), "{key}");
     }
 }

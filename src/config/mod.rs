@@ -43,6 +43,7 @@ pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameErro
 pub use vault::{
     CredentialConfig, CredentialHeader, CredentialHeaderError, CredentialKind, CredentialParameter,
     CredentialParameterError, GithubAppConfig, GoogleConfig, HeaderConfig, HttpsUrl, HttpsUrlError, Kept, OauthConfig,
-    OauthGrant, ProviderRef, Scope, ScopeError, SecretName, SecretNameError, VaultConfig, parse_vault,
+    OauthGrant, ProviderRef, Scope, ScopeError, ScopeName, ScopeNameError, SecretName, SecretNameError, SigV4Config,
+    VaultConfig, parse_vault,
 };
 pub use watch::{SourceChange, SourceChangeKind, WatchError, watch};

@@ -47,7 +47,7 @@ fn read_upstream(entry: &Item<'_, '_>, cas: &mut CaFiles<'_>) -> Option<Upstream
 }
 
 /// `None` only for a key that was there and wrong.
-fn transpose<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+pub(super) fn transpose<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     match read {
         None => Some(None),
         Some(value) => value.map(Some),

@@ -12,15 +12,15 @@ use std::sync::Arc;
 pub use exchange::{GithubAppConfig, GoogleConfig, OauthConfig, OauthGrant};
 pub use names::{
     CredentialHeader, CredentialHeaderError, CredentialParameter, CredentialParameterError, HttpsUrl, HttpsUrlError,
-    Scope, ScopeError, SecretName, SecretNameError,
+    Scope, ScopeError, ScopeName, ScopeNameError, SecretName, SecretNameError,
 };
 pub use providers::{Kept, ProviderRef};
 
 use self::providers::{EXAMPLE, read_provider, read_secret};
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
-use super::upstream;
-use crate::domain::names::HostPattern;
+use super::upstream::{self, transpose};
+use crate::domain::names::{Host, HostPattern};
 use crate::domain::policy::Origin;
 
 /// What one valid `vault.toml` says; the default has no credentials.
@@ -71,12 +71,37 @@ pub enum CredentialKind {
     GithubApp(GithubAppConfig),
     /// An access token of a Google service account.
     GoogleServiceAccount(GoogleConfig),
+    /// A signature of the request (AWS Signature Version 4).
+    SigV4(SigV4Config),
+}
+
+/// The keys to sign with, and for where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SigV4Config {
+    /// The access key id.
+    pub access_key_id: ProviderRef,
+    /// The secret access key.
+    pub secret_access_key: ProviderRef,
+    /// The session token of temporary credentials.
+    pub session_token: Option<ProviderRef>,
+    /// The region, whatever the request says.
+    pub region: Option<ScopeName>,
+    /// The service, whatever the request says.
+    pub service: Option<ScopeName>,
+}
+
+impl VaultConfig {
+    /// Whether requests to `host` may be signed, for which the vault needs the bodies of some.
+    pub fn signs(&self, host: &Host) -> bool {
+        let signing = |config: &CredentialConfig| matches!(config.kind, CredentialKind::SigV4(_));
+        self.credentials.iter().any(|(pattern, config)| signing(config) && pattern.matches(host))
+    }
 }
 
 impl CredentialKind {
-    /// Whether it stays the same until somebody changes it.
+    /// Whether what is sent stays the same until somebody changes it.
     pub fn is_static(&self) -> bool {
-        !matches!(self, Self::Oauth2(_) | Self::GithubApp(_) | Self::GoogleServiceAccount(_))
+        !matches!(self, Self::Oauth2(_) | Self::GithubApp(_) | Self::GoogleServiceAccount(_) | Self::SigV4(_))
     }
 
     /// Everything its secrets come from.
@@ -94,14 +119,17 @@ impl CredentialKind {
                 refresh.into_iter().chain(client_secret).collect()
             }
             Self::GithubApp(GithubAppConfig { private_key, .. }) => vec![private_key],
+            Self::SigV4(SigV4Config { access_key_id, secret_access_key, session_token, .. }) => {
+                [access_key_id, secret_access_key].into_iter().chain(session_token).collect()
+            }
             Self::GoogleServiceAccount(GoogleConfig { key, .. }) => vec![key],
         }
     }
 }
 
 /// The words for [`CredentialKind`] in the file.
-const KINDS: [&str; 8] =
-    ["bearer", "basic", "header", "headers", "query", "oauth2", "github_app", "google_service_account"];
+const KINDS: [&str; 9] =
+    ["bearer", "basic", "header", "headers", "query", "sigv4", "oauth2", "github_app", "google_service_account"];
 
 /// A header that carries a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -148,6 +176,7 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
         "header" => read_header(&mut table),
         "headers" => read_headers(&mut table),
         "query" => read_query(&mut table),
+        "sigv4" => read_sigv4(&mut table),
         "oauth2" => exchange::read_oauth2(&mut table).map(CredentialKind::Oauth2),
         "github_app" => exchange::read_github_app(&mut table).map(CredentialKind::GithubApp),
         "google_service_account" => exchange::read_google(&mut table).map(CredentialKind::GoogleServiceAccount),
@@ -214,6 +243,23 @@ fn read_query(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
     let name = table.required("name", "\"key\"").and_then(|item| parse_unrepeated(&item));
     let value = read_secret(table, "value");
     Some(CredentialKind::Query { name: name?, value: value? })
+}
+
+fn read_sigv4(table: &mut Table<'_, '_>) -> Option<CredentialKind> {
+    let access_key_id = read_secret(table, "access_key_id");
+    let secret_access_key = read_secret(table, "secret_access_key");
+    let session_token = table
+        .optional("session_token")
+        .map(|item| read_provider(&item, "session_token", |_| ()).map(|(token, ())| token));
+    let region = table.optional("region").map(|item| parse_unrepeated(&item));
+    let service = table.optional("service").map(|item| parse_unrepeated(&item));
+    Some(CredentialKind::SigV4(SigV4Config {
+        access_key_id: access_key_id?,
+        secret_access_key: secret_access_key?,
+        session_token: transpose(session_token)?,
+        region: transpose(region)?,
+        service: transpose(service)?,
+    }))
 }
 
 /// The value as text that parses as a `T`; it may be a secret in the wrong place, and is not repeated.

@@ -10,12 +10,14 @@
 //! upstream's limits allow the request (403), do the token's caveats (403).
 
 mod remedy;
+mod unsignable;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
 pub use self::remedy::{Offer, Remedy, remedy};
+pub use self::unsignable::Unsignable;
 use super::holding::Holding;
 use super::macaroon::{
     CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
@@ -28,6 +30,9 @@ use super::revocations::Revocations;
 pub const SANDBOX_EXTENSION: &str = "sandbox";
 /// The context extension in which Envoy's configuration names the upstream.
 pub const HOST_EXTENSION: &str = "host";
+/// The context extension in which Envoy's configuration says that the body comes with the question, and that it is all of it
+/// if it has fewer bytes than this.
+pub const BODY_EXTENSION: &str = "body";
 
 /// What the vault decides by: who may reach what, how tokens are checked.
 #[derive(Debug, Default)]
@@ -218,6 +223,14 @@ pub enum Denial {
     /// The token is good, and what it is to be swapped for cannot be had now.
     #[error("Credential not available for this host: {0}")]
     CredentialUnavailable(Host),
+    /// The token is good, and its credential cannot sign the request.
+    #[error("The request cannot be signed for {host}: {reason}")]
+    Unsignable {
+        /// The upstream.
+        host: Host,
+        /// Why not.
+        reason: Unsignable,
+    },
 }
 
 impl Denial {
@@ -233,6 +246,7 @@ impl Denial {
             | Self::LimitPath { .. }
             | Self::NoCredential(_) => 403,
             Self::CredentialUnavailable(_) => 503,
+            Self::Unsignable { reason, .. } => reason.status(),
         }
     }
 
@@ -243,7 +257,8 @@ impl Denial {
             | Self::LimitMethod { .. }
             | Self::LimitPath { .. }
             | Self::NoCredential(_)
-            | Self::CredentialUnavailable(_) => true,
+            | Self::CredentialUnavailable(_)
+            | Self::Unsignable { .. } => true,
             Self::Token(error) => *error == TokenError::Revoked,
             Self::UnknownUpstream(_) | Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) => false,
         }
@@ -269,6 +284,7 @@ impl Denial {
             Self::LimitPath { .. } => "limit_path",
             Self::NoCredential(_) => "no_credential",
             Self::CredentialUnavailable(_) => "credential_unavailable",
+            Self::Unsignable { .. } => "unsignable",
         }
     }
 }

@@ -17,6 +17,7 @@ use super::status::Status;
 use crate::config::Loaded;
 use crate::domain::decision::Rules;
 use crate::domain::macaroon::TokenPrefix;
+use crate::domain::names::Host;
 use crate::domain::policy::Policy;
 use crate::domain::revocations::Revocations;
 use crate::metrics::ServerMetrics;
@@ -117,7 +118,8 @@ impl Applier {
     fn publish(&self, policies: &[Arc<Policy>], generation: u64) {
         let leaves: Arc<dyn Leaves> = Arc::new(self.leaves.clone());
         let previous = Arc::clone(&self.fleet.borrow());
-        match resources::fleet(policies, &leaves, &self.system_ca, generation, Some(&previous)) {
+        let signs = |host: &Host| self.credentials.signs(host);
+        match resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous)) {
             Ok(fleet) => {
                 self.fleet.send_if_modified(|current| {
                     let version = |fleet: &Fleet, ty| fleet.everything.of_type(ty).version();

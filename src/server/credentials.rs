@@ -26,9 +26,9 @@ use self::report::Reported;
 pub(super) use self::report::{CredentialMetrics, CredentialReport, CredentialStates};
 use crate::config::{
     CredentialConfig, CredentialKind, Diagnostic, EnvName, GithubAppConfig, GoogleConfig, HeaderConfig, Kept,
-    OauthConfig, OauthGrant, ProviderRef, Scope, VaultConfig,
+    OauthConfig, OauthGrant, ProviderRef, Scope, SigV4Config, VaultConfig,
 };
-use crate::domain::names::HostPattern;
+use crate::domain::names::{Host, HostPattern};
 use crate::domain::policy::Origin;
 use crate::domain::secret::{Secret, SecretBytes};
 use crate::vault::exchange::{ClientAuth, Exchange, ExchangeKind, HttpsClient, OauthClient, RefreshTokens, SendAs};
@@ -59,6 +59,7 @@ pub(super) struct CredentialStore {
     /// Those that are fetched; the same host with the same lines keeps what it has.
     fetched: HashMap<(HostPattern, CredentialKind, bool), Arc<Live<Prepared>>>,
     current: Arc<Credentials>,
+    in_force: VaultConfig,
     states: CredentialStates,
     files: watch::Sender<Vec<WatchedFile>>,
 }
@@ -80,6 +81,7 @@ impl CredentialStore {
             providers: HashMap::new(),
             fetched: HashMap::new(),
             current: Arc::default(),
+            in_force: VaultConfig::default(),
             states,
             files: watch::Sender::new(Vec::new()),
         }
@@ -88,6 +90,11 @@ impl CredentialStore {
     /// The credentials in force.
     pub(super) fn current(&self) -> Arc<Credentials> {
         Arc::clone(&self.current)
+    }
+
+    /// Whether requests to `host` may be signed.
+    pub(super) fn signs(&self, host: &Host) -> bool {
+        self.in_force.signs(host)
     }
 
     /// The files that secrets are in.
@@ -118,6 +125,7 @@ impl CredentialStore {
         self.files.send_replace(files);
         (self.providers, self.fetched) = (providers, fetched);
         self.current = Arc::new(Credentials::live(all));
+        self.in_force = vault.clone();
         Ok(())
     }
 
@@ -263,7 +271,8 @@ impl CredentialStore {
             CredentialKind::Bearer { .. }
             | CredentialKind::Basic { .. }
             | CredentialKind::Headers(_)
-            | CredentialKind::Query { .. } => return Err(("it is not got in exchange for another".to_owned(), None)),
+            | CredentialKind::Query { .. }
+            | CredentialKind::SigV4(_) => return Err(("it is not got in exchange for another".to_owned(), None)),
         };
         Ok(Exchange { kind, send_as, redact: config.redact, https: Arc::clone(&self.https) })
     }
@@ -310,6 +319,15 @@ fn composed(kind: &CredentialKind) -> Option<Credential<ProviderRef>> {
             Credential::Headers(headers.collect())
         }
         CredentialKind::Query { name, value } => Credential::Query { name: name.to_string(), value: value.clone() },
+        CredentialKind::SigV4(SigV4Config { access_key_id, secret_access_key, session_token, region, service }) => {
+            Credential::SigV4 {
+                access_key_id: access_key_id.clone(),
+                secret_access_key: secret_access_key.clone(),
+                session_token: session_token.clone(),
+                region: region.as_ref().map(ToString::to_string),
+                service: service.as_ref().map(ToString::to_string),
+            }
+        }
         CredentialKind::Oauth2(_) | CredentialKind::GithubApp(_) | CredentialKind::GoogleServiceAccount(_) => {
             return None;
         }

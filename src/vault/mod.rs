@@ -4,8 +4,8 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! A refusal is worded and shaped by `refusal`. `request`, `query`, `refusal` and `response` are pure; `service` is the thin tonic
-//! shell around them. What a credential is made of is [`live`]: it comes from [`providers`], or from an [`exchange`] at a token
+//! A refusal is worded and shaped by `refusal`. `request`, `query`, `sigv4`, `refusal` and `response` are pure; `service` is the thin
+//! tonic shell around them. What a credential is made of is [`live`]: it comes from [`providers`], or from an [`exchange`] at a token
 //! endpoint.
 
 pub mod exchange;
@@ -21,6 +21,7 @@ mod request;
 mod response;
 mod secrets;
 mod service;
+pub mod sigv4;
 mod streams;
 
 pub use metrics::VaultMetrics;

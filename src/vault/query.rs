@@ -18,6 +18,12 @@ pub(super) fn value_of<'a>(parameter: &'a str, name: &str) -> Option<Cow<'a, [u8
     (*decoded(key) == *name.as_bytes()).then(|| decoded(value))
 }
 
+/// Name and value of a parameter as written, both decoded; the value is empty without a `=`.
+pub(super) fn pair(parameter: &str) -> (Cow<'_, [u8]>, Cow<'_, [u8]>) {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    (decoded(name), decoded(value))
+}
+
 /// The target with `assignment` (`name=value`, encoded) as its last parameter, and no other one of this name.
 pub(super) fn with(target: &str, name: &str, assignment: &str) -> String {
     let (path, parameters) = split(target);
@@ -38,19 +44,51 @@ pub(super) fn with(target: &str, name: &str, assignment: &str) -> String {
 
 /// `name=value`, the value percent-encoded (RFC 3986 §2.3: all but letters, digits, `-._~`). `name` needs no encoding.
 pub(super) fn assignment(name: &str, value: &[u8]) -> Zeroizing<Vec<u8>> {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     // As long as it can become, so that it is never copied while it grows.
     let mut out = Zeroizing::new(Vec::with_capacity(name.len() + 1 + 3 * value.len()));
     out.extend_from_slice(name.as_bytes());
     out.push(b'=');
     for &byte in value {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        if is_unreserved(byte) {
             out.push(byte);
         } else {
-            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            out.extend_from_slice(&escape(byte));
         }
     }
     out
+}
+
+/// Appends the path with each byte percent-encoded but letters, digits and `-._~/`, whether it was or not.
+pub(super) fn encode_path(path: &str, out: &mut String) {
+    let bytes = path.as_bytes();
+    let mut at = 0;
+    while let Some(&written) = bytes.get(at) {
+        let byte = (written == b'%').then(|| escaped(bytes, at + 1)).flatten();
+        at += if byte.is_some() { 3 } else { 1 };
+        let byte = byte.unwrap_or(written);
+        if is_unreserved(byte) || byte == b'/' {
+            out.push(char::from(byte));
+        } else {
+            out.extend(escape(byte).map(char::from));
+        }
+    }
+}
+
+/// RFC 3986 §2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+fn escape(byte: u8) -> [u8; 3] {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    [b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
+}
+
+/// The byte that the two hexadecimal digits at `at` stand for.
+fn escaped(bytes: &[u8], at: usize) -> Option<u8> {
+    let digit =
+        |at: usize| bytes.get(at).and_then(|&byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    Some(digit(at)? << 4 | digit(at + 1)?)
 }
 
 /// Percent escapes and `+` decoded, once, as forms are (WHATWG URL §5.1); what is no escape stays as it is.
@@ -59,18 +97,16 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
     if !bytes.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(bytes);
     }
-    let digit =
-        |at: usize| bytes.get(at).and_then(|&byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         at += 1;
-        match (byte, digit(at), digit(at + 1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push(high << 4 | low);
+        match (byte, escaped(bytes, at)) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
                 at += 2;
             }
-            (b'+', ..) => out.push(b' '),
+            (b'+', _) => out.push(b' '),
             _ => out.push(byte),
         }
     }
@@ -116,6 +152,21 @@ mod tests {
         ] {
             let found = value_of(parameter, "key");
             assert_eq!(found.as_deref(), value.map(str::as_bytes), "{parameter}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_encoded_once_however_it_was_written() {
+        for (path, expected) in [
+            ("/a/b-._~", "/a/b-._~"),
+            ("/a%20b/c:d+(e)", "/a%20b/c%3Ad%2B%28e%29"),
+            ("/%7e%3a%c3%a4%ff", "/~%3A%C3%A4%FF"),
+            ("/100%/%4/%zz", "/100%25/%254/%25zz"),
+            ("/%2541", "/%2541"),
+        ] {
+            let mut out = "x".to_owned();
+            encode_path(path, &mut out);
+            assert_eq!(&out[1..], expected, "{path}");
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Reflection {
 impl Reflection {
     /// `None` when there is nothing to look for.
     pub(super) fn of(credential: &Credential, bodies: bool) -> Option<Self> {
+        // What is signed is not asked for in another encoding.
+        let bodies = bodies && !matches!(credential, Credential::SigV4 { .. });
         needles(credential).map(|needles| Self { needles, bodies })
     }
 
@@ -48,6 +50,8 @@ fn needles(credential: &Credential) -> Option<Needles> {
         }
         Credential::Headers(headers) => Needles::of(headers.iter().map(|header| header.value.as_str())),
         Credential::Query { value, .. } => Needles::of([value.as_str()]),
+        // The keys do not travel.
+        Credential::SigV4 { session_token, .. } => Needles::of(session_token.iter().map(|token| token.as_str())),
     }
 }
 

@@ -9,11 +9,13 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 
 use super::refusal::Reader;
 use super::secrets::Credentials;
+use super::sigv4::{self, BodySent, Signature, Unsigned};
 use super::{query, reflection};
-use crate::domain::decision::{AccessRequest, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
+use crate::domain::decision::{AccessRequest, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
 /// Clients disagree on padding; whatever they send is decoded, so that no token gets past in a spelling we do not read.
@@ -33,7 +35,11 @@ pub(super) struct Asked<'a> {
     pub(super) access: AccessRequest<'a>,
     /// The headers the token was found in: they do not travel on.
     pub(super) token_headers: Vec<&'a str>,
+    /// The AWS signature the token was found in.
+    signature: Option<Signature<'a>>,
     headers: &'a [HeaderValue],
+    /// The body, where the route has Envoy send it.
+    body: Option<BodySent<'a>>,
     accept_encoding: Vec<&'a [u8]>,
     has_range: bool,
 }
@@ -42,6 +48,15 @@ impl Asked<'_> {
     /// The encodings to ask the upstream for, if not what the client asks for, so that its answer can be looked into.
     pub(super) fn accept_encoding(&self) -> Option<&'static str> {
         reflection::accept_encoding(&self.accept_encoding, self.has_range)
+    }
+}
+
+impl Asked<'_> {
+    /// The request, for who is to sign it.
+    pub(super) fn unsigned(&self) -> Unsigned<'_> {
+        let AccessRequest { host, method, target, .. } = self.access;
+        let Self { headers, body, .. } = *self;
+        Unsigned { host, method, target, headers, body, signature: self.signature.as_ref() }
     }
 }
 
@@ -67,7 +82,11 @@ pub(super) fn read<'a>(
     let mut found = Found::default();
     let (mut accept_encoding, mut has_range) = (Vec::new(), false);
     // Envoy sends the path as the upstream will see it, query included.
-    found.look_in_url(&http.path, places.parameter(), prefix);
+    if places.signs() {
+        found.look_in_signed_url(&http.path, prefix);
+    } else {
+        found.look_in_url(&http.path, places.parameter(), prefix);
+    }
     for header in &headers.headers {
         let (name, value) = (header.key.as_str(), value(header));
         match name {
@@ -82,11 +101,13 @@ pub(super) fn read<'a>(
             _ => {}
         }
     }
-    let token_headers = std::mem::take(&mut found.headers);
+    let (token_headers, signature) = (std::mem::take(&mut found.headers), found.signature.take());
     Ok(Asked {
         access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
         token_headers,
+        signature,
         headers: &headers.headers,
+        body: extension(BODY_EXTENSION).map(|limit| body(http, limit)),
         accept_encoding,
         has_range,
     })
@@ -103,6 +124,12 @@ fn value(header: &HeaderValue) -> &[u8] {
     if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
 }
 
+/// Envoy cuts a body at the limit when its last piece goes over it (1.40), and does not say so.
+fn body<'a>(http: &'a HttpRequest, limit: &str) -> BodySent<'a> {
+    let body = if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body };
+    if limit.parse().is_ok_and(|limit: usize| body.len() < limit) { BodySent::Whole(body) } else { BodySent::Cut }
+}
+
 /// What the headers looked at so far present.
 #[derive(Default)]
 struct Found<'a> {
@@ -110,11 +137,19 @@ struct Found<'a> {
     several: bool,
     misplaced: Option<Cow<'a, str>>,
     headers: Vec<&'a str>,
+    signature: Option<Signature<'a>>,
 }
 
 impl<'a> Found<'a> {
     fn look_in(&mut self, header: &'a str, value: &'a [u8], prefix: &TokenPrefix) {
-        let Some(token) = in_header(value, prefix) else {
+        let signature = if header == "authorization" { sigv4::authorization(value) } else { None };
+        // One that is not well-formed is no place for a token.
+        let signature = signature.and_then(Result::ok).filter(|signature| is_by_token(signature, prefix));
+        let token = match &signature {
+            Some(signature) => Some(signature.access_key_id().to_owned().into()),
+            None => in_header(value, prefix),
+        };
+        let Some(token) = token else {
             // Not as the whole value, yet in it: it would travel on.
             if prefix.looks_like_token(value) || in_basic(value, prefix) {
                 self.misplaced = Some(format!("an unusual form in the header `{header}`").into());
@@ -122,6 +157,8 @@ impl<'a> Found<'a> {
             return;
         };
         self.take(token);
+        // A signature in the URL was found before, and goes first.
+        self.signature = self.signature.take().or(signature);
         if !self.headers.contains(&header) {
             self.headers.push(header);
         }
@@ -153,6 +190,32 @@ impl<'a> Found<'a> {
         }
     }
 
+    /// In the URL of a host whose credential signs: a presigned URL has the token as its access key id.
+    fn look_in_signed_url(&mut self, target: &'a str, prefix: &TokenPrefix) {
+        let signature = sigv4::presigned(target).and_then(Result::ok);
+        let Some(signature) = signature.filter(|signature| is_by_token(signature, prefix)) else {
+            return self.look_in_url(target, None, prefix);
+        };
+        self.take(signature.access_key_id().to_owned().into());
+        self.signature = Some(signature);
+        let (path, parameters) = query::split(target);
+        let mut elsewhere = prefix.looks_like_token(path.as_bytes());
+        for parameter in parameters {
+            let (name, value) = query::pair(parameter);
+            if !sigv4::is_signing_parameter(&name) {
+                // As it is written, and as it is read.
+                elsewhere |= [parameter.as_bytes(), &name, &value].iter().any(|text| prefix.looks_like_token(text));
+            } else if name.eq_ignore_ascii_case(sigv4::SECURITY_TOKEN.as_bytes())
+                && let Some(token) = plain(&value, prefix)
+            {
+                self.take(token.into_owned().into());
+            }
+        }
+        if elsewhere {
+            self.misplaced = Some("the URL".into());
+        }
+    }
+
     fn take(&mut self, token: Cow<'a, str>) {
         match &self.token {
             Some(other) if *other != token => self.several = true,
@@ -170,6 +233,11 @@ impl<'a> Found<'a> {
         }
         self.token.map_or(Presented::None, Presented::Token)
     }
+}
+
+/// The access key id is a token.
+fn is_by_token(signature: &Signature<'_>, prefix: &TokenPrefix) -> bool {
+    signature.access_key_id().starts_with(prefix.as_str())
 }
 
 /// The value itself is a token.
@@ -257,8 +325,16 @@ mod tests {
     fn credentials() -> Credentials {
         let value = Secret::new(b"sk_live_1".to_vec()).unwrap();
         let header = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: value.clone() };
-        let query = Credential::Query { name: "key".to_owned(), value };
-        let hosts = [("api.stripe.com", Credential::Headers(vec![header])), ("*.query.example", query)];
+        let query = Credential::Query { name: "key".to_owned(), value: value.clone() };
+        let sigv4 = Credential::SigV4 {
+            access_key_id: value.clone(),
+            secret_access_key: value,
+            session_token: None,
+            region: None,
+            service: None,
+        };
+        let headers = Credential::Headers(vec![header]);
+        let hosts = [("api.stripe.com", headers), ("*.query.example", query), ("s3.example", sigv4)];
         Credentials::new(hosts.map(|(host, credential)| (host.parse().unwrap(), credential, true))).unwrap()
     }
 
@@ -362,6 +438,89 @@ mod tests {
                     assert_eq!(found, expected, "{host}{target}");
                 }
             }
+        }
+    }
+
+    fn signed(token: &str) -> String {
+        format!("AWS4-HMAC-SHA256 Credential={token}/20130524/r/s3/aws4_request, SignedHeaders=host, Signature=0")
+    }
+
+    #[test]
+    fn a_token_is_found_in_a_signature_at_every_host() {
+        for value in [
+            signed(TOKEN),
+            signed(TOKEN).replace("HMAC", "ECDSA-P256").replace("/r/", "/"),
+            signed(TOKEN).replace(", ", ","),
+        ] {
+            assert_eq!(presented(&[("authorization", value.as_bytes())]), TOKEN, "{value}");
+            assert!(presented(&[("x-api-key", value.as_bytes())]).contains("unusual"), "{value}");
+        }
+        for value in [
+            signed(TOKEN).replace("aws4_request", "x"),
+            signed(TOKEN).replace("Signature", "Sig"),
+            signed(&format!("x {TOKEN}")),
+            signed("AKIA").replace("SignedHeaders=host", &format!("SignedHeaders={TOKEN}")),
+        ] {
+            assert!(presented(&[("authorization", value.as_bytes())]).contains("unusual"), "{value}");
+        }
+        assert_eq!(presented(&[("authorization", signed("AKIDEXAMPLE").as_bytes())]), "none");
+        let other = signed(&TOKEN.replace('A', "B"));
+        assert_eq!(
+            presented(&[("authorization", signed(TOKEN).as_bytes()), ("x-api-key", other.as_bytes())]),
+            "misplaced: an unusual form in the header `x-api-key`"
+        );
+        assert_eq!(presented(&[("authorization", other.as_bytes()), ("x-api-key", TOKEN.as_bytes())]), "several");
+    }
+
+    #[test]
+    fn a_presigned_url_is_a_place_at_hosts_whose_credential_signs() {
+        let other = TOKEN.replace('A', "B");
+        let url = |token: &str, more: &str| {
+            format!(
+                "/a?{more}X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={token}%2F20130524%2Fr%2Fs3%2Faws4_request&\
+                 X-Amz-Date=20130524T000000Z&X-Amz-Expires=1&X-Amz-SignedHeaders=host&X-Amz-Signature=0"
+            )
+        };
+        for (target, expected) in [
+            (url(TOKEN, ""), "token"),
+            (url(&format!("%61{}", &TOKEN[1..]), "a=b&"), "token"),
+            (url(TOKEN, &format!("X-Amz-Security-Token={TOKEN}&")), "token"),
+            (url(TOKEN, &format!("x-amz-security-token={other}&")), "several"),
+            (url(TOKEN, &format!("a={TOKEN}&")), "the URL"),
+            (url(TOKEN, &format!("a=%2B%61cm_{}&", &TOKEN[4..])), "the URL"),
+            (url(TOKEN, "X-Amz-Expires=1&"), "the URL"),
+            (url("AKIDEXAMPLE", &format!("X-Amz-Security-Token={TOKEN}&")), "the URL"),
+            (url("AKIDEXAMPLE", ""), "none"),
+        ] {
+            for (host, expected) in
+                [("s3.example", expected), ("a.query.example", "the URL"), ("api.stripe.com", "the URL")]
+            {
+                let mut check = check(&target, &[]);
+                check.attributes.as_mut().unwrap().context_extensions.insert("host".to_owned(), host.to_owned());
+                let found = match read(&check, &TokenPrefix::default(), &credentials()).unwrap().access.token {
+                    Presented::None => "none".to_owned(),
+                    Presented::Token(token) => token.replace(TOKEN, "token"),
+                    Presented::Several => "several".to_owned(),
+                    Presented::Misplaced(place) => place.into_owned(),
+                };
+                if host == "s3.example" || target.contains(&format!("={TOKEN}")) {
+                    assert_eq!(found, expected, "{host}{target}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_is_whole_below_the_limit_that_the_route_names() {
+        let mut check = check("/", &[("authorization", signed(TOKEN).as_bytes())]);
+        assert_eq!(read(&check, &TokenPrefix::default(), &credentials()).unwrap().body, None);
+        let attributes = check.attributes.as_mut().unwrap();
+        attributes.request.as_mut().unwrap().http.as_mut().unwrap().raw_body = b"hello".to_vec();
+        for (limit, expected) in
+            [("6", BodySent::Whole(b"hello")), ("5", BodySent::Cut), ("", BodySent::Cut), ("-1", BodySent::Cut)]
+        {
+            check.attributes.as_mut().unwrap().context_extensions.insert("body".to_owned(), limit.to_owned());
+            assert_eq!(read(&check, &TokenPrefix::default(), &credentials()).unwrap().body, Some(expected), "{limit}");
         }
     }
 

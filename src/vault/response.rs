@@ -13,28 +13,39 @@ use tonic::Code;
 
 use super::query;
 use super::refusal::Refusal;
+use super::request::Asked;
 use super::secrets::Injection;
+use crate::domain::decision::Unsignable;
 
-/// The request for `target` goes on with the credential; the token does not. Envoy's filters are told `told`, and the
+/// The request goes on with the credential; the token does not. `now` is in Unix seconds. Envoy's filters are told `told`, and the
 /// upstream is asked for `encoding`, if it is to be another one.
 pub(super) fn inject(
     injection: &Injection,
-    token_headers: &[&str],
-    target: &str,
+    asked: &Asked<'_>,
+    now: u64,
     told: Struct,
     encoding: Option<&str>,
-) -> CheckResponse {
+) -> Result<CheckResponse, Unsignable> {
     let set = |name: &str, value: &str| header(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd);
+    let mut removed = asked.token_headers.clone();
     let mut headers: Vec<HeaderValueOption> = match injection {
         Injection::Headers(headers) => headers.iter().map(|(name, value)| set(name, value.as_str())).collect(),
-        Injection::Query { name, assignment } => vec![set(":path", &query::with(target, name, assignment.as_str()))],
+        Injection::Query { name, assignment } => {
+            vec![set(":path", &query::with(asked.access.target, name, assignment.as_str()))]
+        }
+        Injection::SigV4(signer) => {
+            let signed = signer.sign(&asked.unsigned(), now)?;
+            removed.extend(signed.removed);
+            signed.set.iter().map(|(name, value)| set(name, value)).collect()
+        }
     };
     headers.extend(encoding.map(|encoding| set("accept-encoding", encoding)));
     let is_set =
         |name: &str| headers.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key == name);
-    let removed = token_headers.iter().filter(|name| !is_set(name)).map(|&name| name.to_owned()).collect();
-    let ok = OkHttpResponse { headers, headers_to_remove: removed, ..Default::default() };
-    CheckResponse { dynamic_metadata: Some(told), ..allow(ok) }
+    removed.retain(|name| !is_set(name));
+    let headers_to_remove = removed.into_iter().map(str::to_owned).collect();
+    let ok = OkHttpResponse { headers, headers_to_remove, ..Default::default() };
+    Ok(CheckResponse { dynamic_metadata: Some(told), ..allow(ok) })
 }
 
 /// The request goes on as it is.

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::live::{Fetch, FetchError, Fetched, Got, Live, Source};
 use super::query;
 use super::reflection::Reflection;
+use super::sigv4::{SECURITY_TOKEN, Signer};
 use crate::domain::decision::Grant;
 use crate::domain::names::{Host, HostPattern};
 use crate::domain::secret::{Secret, SecretBytes, SecretError};
@@ -39,6 +40,19 @@ pub enum Credential<S = Secret> {
         name: String,
         /// The secret, as it is before it is encoded.
         value: S,
+    },
+    /// A signature of the request (AWS Signature Version 4).
+    SigV4 {
+        /// The access key id.
+        access_key_id: S,
+        /// The secret access key.
+        secret_access_key: S,
+        /// The session token of temporary credentials.
+        session_token: Option<S>,
+        /// The region to sign for, whatever the request says.
+        region: Option<String>,
+        /// The service to sign for, whatever the request says.
+        service: Option<String>,
     },
 }
 
@@ -71,6 +85,13 @@ impl<S> Credential<S> {
                 Credential::Headers(headers.collect::<Result<_, E>>()?)
             }
             Self::Query { name, value } => Credential::Query { name: name.clone(), value: change(value)? },
+            Self::SigV4 { access_key_id, secret_access_key, session_token, region, service } => Credential::SigV4 {
+                access_key_id: change(access_key_id)?,
+                secret_access_key: change(secret_access_key)?,
+                session_token: session_token.as_ref().map(change).transpose()?,
+                region: region.clone(),
+                service: service.clone(),
+            },
         })
     }
 
@@ -81,6 +102,9 @@ impl<S> Credential<S> {
             Self::Basic { username, password } => vec![username, password],
             Self::Headers(headers) => headers.iter().map(|header| &header.value).collect(),
             Self::Query { value, .. } => vec![value],
+            Self::SigV4 { access_key_id, secret_access_key, session_token, .. } => {
+                [access_key_id, secret_access_key].into_iter().chain(session_token).collect()
+            }
         }
     }
 }
@@ -92,6 +116,8 @@ pub enum Placement {
     Headers(Vec<String>),
     /// Into this parameter of the query.
     Query(String),
+    /// Into a signature, which may be anywhere where signatures are.
+    Signature,
 }
 
 impl Placement {
@@ -106,6 +132,7 @@ impl Placement {
             Credential::Bearer { .. } | Credential::Basic { .. } => Self::authorization(),
             Credential::Headers(headers) => Self::Headers(headers.iter().map(|header| header.name.clone()).collect()),
             Credential::Query { name, .. } => Self::Query(name.clone()),
+            Credential::SigV4 { .. } => Self::Signature,
         }
     }
 }
@@ -150,6 +177,9 @@ pub enum CredentialError {
     /// RFC 7617 §2 has no way to carry it.
     #[error("the user name of a `basic` credential cannot have a colon")]
     ColonInUsername,
+    /// It stands between slashes and commas in a signature.
+    #[error("the access key id of a `sigv4` credential has visible ASCII characters, and no slash, comma or `=`")]
+    AccessKeyId,
     /// Together they cannot be sent.
     #[error("the credential cannot be sent: {0}")]
     Illegal(#[from] SecretError),
@@ -185,6 +215,8 @@ pub(super) enum Injection {
         /// `name=value`, encoded.
         assignment: Secret,
     },
+    /// A signature of each request.
+    SigV4(Signer),
 }
 
 impl fmt::Debug for Injection {
@@ -192,6 +224,7 @@ impl fmt::Debug for Injection {
         match self {
             Self::Headers(headers) => f.debug_set().entries(headers.iter().map(|(name, _)| name)).finish(),
             Self::Query { name, .. } => f.debug_struct("Query").field("name", name).finish_non_exhaustive(),
+            Self::SigV4(signer) => signer.fmt(f),
         }
     }
 }
@@ -278,15 +311,22 @@ impl<'a> Places<'a> {
     pub(super) fn has_header(self, name: &str) -> bool {
         match self.0 {
             Some(Placement::Headers(headers)) => headers.iter().any(|header| header == name),
+            // SDKs take the token for all that their environment may hold.
+            Some(Placement::Signature) => name == SECURITY_TOKEN,
             Some(Placement::Query(_)) | None => false,
         }
+    }
+
+    /// Whether it is a signature, which may be anywhere where signatures are.
+    pub(super) fn signs(self) -> bool {
+        matches!(self.0, Some(Placement::Signature))
     }
 
     /// The parameter of the query that it goes into.
     pub(super) fn parameter(self) -> Option<&'a str> {
         match self.0 {
             Some(Placement::Query(name)) => Some(name),
-            Some(Placement::Headers(_)) | None => None,
+            Some(Placement::Headers(_) | Placement::Signature) | None => None,
         }
     }
 }
@@ -313,6 +353,10 @@ impl Injection {
             Credential::Query { name, value } => {
                 let mut assignment = query::assignment(&name, value.expose());
                 Ok(Self::Query { name, assignment: Secret::new(std::mem::take(&mut assignment))? })
+            }
+            Credential::SigV4 { access_key_id, secret_access_key, session_token, region, service } => {
+                Signer::new(&access_key_id, &secret_access_key, session_token.as_ref(), region, service)
+                    .map(Self::SigV4)
             }
         }
     }

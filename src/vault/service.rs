@@ -148,15 +148,19 @@ impl Vault {
             Decision::Allow(grant) => match state.credentials.prepared(&grant) {
                 Some((name, credential)) => match (credential.peek(started), missing) {
                     (Some(prepared), _) => {
-                        tell("allow", "token", Some(grant.token()), None, Some(name));
-                        self.count(asked.access.host, "allow", "token");
                         let Prepared { injection, reflection } = &*prepared;
                         let (reflection, method) = (reflection.as_ref(), asked.access.method);
                         let told = reflection::metadata(grant.holding(), reflection, method);
                         let encoding =
                             reflection.filter(|r| r.looks_into_body(method)).and_then(|_| asked.accept_encoding());
-                        let target = asked.access.target;
-                        return Ok(response::inject(injection, &asked.token_headers, target, told, encoding));
+                        match response::inject(injection, &asked, now, told, encoding) {
+                            Ok(response) => {
+                                tell("allow", "token", Some(grant.token()), None, Some(name));
+                                self.count(asked.access.host, "allow", "token");
+                                return Ok(response);
+                            }
+                            Err(reason) => Denial::Unsignable { host: grant.host().clone(), reason },
+                        }
                     }
                     (None, Missing::Wait) => return Err(Awaited(Arc::clone(credential))),
                     (None, Missing::Refuse) => Denial::CredentialUnavailable(grant.host().clone()),

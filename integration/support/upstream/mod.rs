@@ -1,13 +1,14 @@
 //! A TLS server on loopback that plays the APIs behind the proxy, and remembers everything it was sent.
 //!
 //! ```text
-//! Upstream::start ── accept ── TLS (ALPN) ── hyper, HTTP/1.1 or 2 ── routes::answer ── apis (Stripe, OpenAI, Anthropic)
+//! Upstream::start ── accept ── TLS (ALPN) ── hyper, HTTP/1.1 or 2 ── routes::answer ── apis (Stripe, OpenAI, Anthropic), aws
 //!                                                  └── Journal: every request, as it arrived
 //! ```
 //!
 //! `integration/demo_upstream.rs` runs the same code as a program.
 
 mod apis;
+mod aws;
 mod hosts;
 mod journal;
 mod routes;
@@ -27,6 +28,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+pub use self::aws::Aws;
 pub use self::journal::{Journal, Recorded};
 use super::pki::{CertKind, TestCa};
 
@@ -60,6 +62,8 @@ pub struct UpstreamConfig {
     pub files: Option<PathBuf>,
     /// Answers what it knows, before the upstream's own routes do.
     pub answers: Option<Answers>,
+    /// An account at AWS, whose services it plays instead of all else.
+    pub aws: Option<Arc<Aws>>,
 }
 
 /// Makes an answer to a request, or none; after a while.
@@ -77,6 +81,7 @@ impl UpstreamConfig {
             label: "upstream".to_owned(),
             files: None,
             answers: None,
+            aws: None,
         }
     }
 
@@ -119,6 +124,12 @@ impl UpstreamConfig {
         self
     }
 
+    /// Playing AWS for this account.
+    pub fn aws(mut self, account: &Arc<Aws>) -> Self {
+        self.aws = Some(Arc::clone(account));
+        self
+    }
+
     /// With another label.
     pub fn label(mut self, label: &str) -> Self {
         label.clone_into(&mut self.label);
@@ -139,6 +150,7 @@ struct Shared {
     label: String,
     files: Option<PathBuf>,
     answers: Option<Answers>,
+    aws: Option<Arc<Aws>>,
     journal: Journal,
     bucket: hosts::Bucket,
     connections: AtomicUsize,
@@ -160,6 +172,7 @@ impl Upstream {
             label: config.label,
             files: config.files,
             answers: config.answers,
+            aws: config.aws,
             journal: Journal::default(),
             bucket: hosts::Bucket::default(),
             connections: AtomicUsize::new(0),

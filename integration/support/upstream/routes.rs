@@ -71,6 +71,9 @@ pub(super) async fn answer(
     if let Some(response) = hosts::answer(&recorded, &shared.bucket, shared.files.as_deref()).await {
         return response;
     }
+    if let Some(aws) = &shared.aws {
+        return aws.answer(&recorded);
+    }
 
     let query = Query(request.uri().query().unwrap_or_default().to_owned());
     let path = request.uri().path().to_owned();

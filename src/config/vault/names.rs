@@ -107,6 +107,34 @@ impl FromStr for CredentialParameter {
     }
 }
 
+/// A `ScopeName` is what a signature calls a region or a service: 1 to 40 letters, digits, `-`, `.` or `_`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ScopeName(Box<str>);
+
+/// Why a text is not a [`ScopeName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it has 1 to 40 letters, digits, `-`, `.` or `_`, as in `us-east-1` or `s3`")]
+pub struct ScopeNameError;
+
+impl fmt::Display for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ScopeName {
+    type Err = ScopeNameError;
+
+    fn from_str(text: &str) -> Result<Self, ScopeNameError> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if (1..=40).contains(&text.len()) && text.bytes().all(legal) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ScopeNameError)
+        }
+    }
+}
+
 /// A `SecretName` is what a secret is called in a keyring or an encrypted file: 1 to 64 letters, digits and `-._`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretName(Box<str>);

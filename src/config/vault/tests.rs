@@ -34,6 +34,17 @@ authorization = { provider = "env", name = "S", prefix = "Bearer " }
 type = "query"
 name = "key"
 value = { provider = "env", name = "M" }
+[credentials."*.eu-west-1.amazonaws.com"]
+type = "sigv4"
+access_key_id = { provider = "env", name = "K" }
+secret_access_key = { provider = "env", name = "S" }
+[credentials."minio.example.com"]
+type = "sigv4"
+access_key_id = { provider = "env", name = "K" }
+secret_access_key = { provider = "env", name = "S" }
+session_token = { provider = "env", name = "T" }
+region = "auto"
+service = "s3"
 "#,
     )
     .unwrap();
@@ -59,7 +70,39 @@ value = { provider = "env", name = "M" }
         credential("maps.example.com").kind,
         CredentialKind::Query { name: "key".parse().unwrap(), value: env("M") }
     );
+    let sigv4 = SigV4Config {
+        access_key_id: env("K"),
+        secret_access_key: env("S"),
+        session_token: None,
+        region: None,
+        service: None,
+    };
+    assert_eq!(credential("*.eu-west-1.amazonaws.com").kind, CredentialKind::SigV4(sigv4.clone()));
+    let (region, service) = ("auto".parse().ok(), "s3".parse().ok());
+    let sigv4 = SigV4Config { session_token: Some(env("T")), region, service, ..sigv4 };
+    assert_eq!(credential("minio.example.com").kind, CredentialKind::SigV4(sigv4));
+    for (host, signs) in [("minio.example.com", true), ("s3.eu-west-1.amazonaws.com", true), ("api.stripe.com", false)]
+    {
+        assert_eq!(vault.signs(&host.parse().unwrap()), signs, "{host}");
+    }
     assert_eq!(parse_vault("vault.toml", "").unwrap(), VaultConfig::default());
+}
+
+#[test]
+fn what_is_wrong_with_keys_to_sign_with() {
+    let keys = "access_key_id = { provider = \"env\", name = \"K\" }\nsecret_access_key = { provider = \"env\", name = \"S\" }\n";
+    for (lines, expected) in [
+        ("access_key_id = { provider = \"env\", name = \"K\" }", "secret_access_key"),
+        ("access_key_id = \"AKIAsk_live\"", "access_key_id"),
+        (&format!("{keys}session_token = \"sk_live\""), "session_token"),
+        (&format!("{keys}region = \"sk_live/x\""), "us-east-1"),
+        (&format!("{keys}service = \"\""), "us-east-1"),
+        (&format!("{keys}service = {{ provider = \"env\", name = \"K\" }}"), "service"),
+        (&format!("{keys}regions = \"us-east-1\""), "region"),
+    ] {
+        let problems = problems(&format!("[credentials.\"s3.amazonaws.com\"]\ntype = \"sigv4\"\n{lines}\n"));
+        assert!(problems.contains(expected) && !problems.contains("sk_live"), "{lines}: {problems}");
+    }
 }
 
 #[test]

@@ -106,6 +106,7 @@ pub fn remedy(rules: &Rules, request: &AccessRequest<'_>, denial: &Denial) -> Re
         Denial::Caveat(error) => case.wider_token(error),
         Denial::LimitMethod { .. } | Denial::LimitPath { .. } => case.wider_limits(),
         Denial::NoCredential(host) => no_credential(host),
+        Denial::Unsignable { reason, .. } => Remedy::words(reason.help(request.host)),
         // What failed, and how, is the operator's to know.
         Denial::CredentialUnavailable(_) => Remedy::words("the server's log and /readyz say why; try again"),
     }

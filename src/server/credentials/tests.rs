@@ -23,15 +23,23 @@ headers = { x-d1 = { provider = "env", name = "A_KEY" }, x-d2 = { provider = "en
 type = "query"
 name = "key"
 value = { provider = "env", name = "E_KEY" }
+[credentials."f.example"]
+type = "sigv4"
+access_key_id = { provider = "env", name = "F_ID" }
+secret_access_key = { provider = "env", name = "F_KEY" }
+session_token = { provider = "env", name = "F_SESSION" }
 "#;
 
-const GOOD: [(&str, &[u8]); 6] = [
+const GOOD: [(&str, &[u8]); 9] = [
     ("A_KEY", b"secret-a"),
     ("B_USER", b"secret-b"),
     ("B_PASSWORD", b"secret:b"),
     ("sk_live_51H", b"secret-c"),
     ("D_KEY", b"secret-d"),
     ("E_KEY", b"secret-e"),
+    ("F_ID", b"secret-f"),
+    ("F_KEY", b"secret-f/+="),
+    ("F_SESSION", b"secret-f/+="),
 ];
 
 /// What is wrong when these variables are other than [`GOOD`]; `None` is one that is not set.
@@ -61,7 +69,8 @@ fn secrets_that_are_all_there_make_credentials() {
 
 #[test]
 fn everything_that_is_missing_is_named_with_its_line() {
-    let all = problems(&[("A_KEY", None), ("B_PASSWORD", None), ("sk_live_51H", None), ("E_KEY", None)]);
+    let all =
+        problems(&[("A_KEY", None), ("B_PASSWORD", None), ("sk_live_51H", None), ("E_KEY", None), ("F_SESSION", None)]);
     let mut lines: Vec<(u32, &str)> = all.iter().map(|problem| (problem.line, problem.message.as_str())).collect();
     lines.sort_unstable();
     assert_eq!(
@@ -72,6 +81,7 @@ fn everything_that_is_missing_is_named_with_its_line() {
             (8, "[credentials.\"*.c.example\"]: the environment variable that is named here is not set"),
             (12, "[credentials.\"d.example\"]: the environment variable A_KEY is not set"),
             (15, "[credentials.\"e.example\"]: the environment variable E_KEY is not set"),
+            (19, "[credentials.\"f.example\"]: the environment variable F_SESSION is not set"),
         ]
     );
     let hint = all.iter().find(|problem| problem.line == 1).and_then(|problem| problem.hint.as_deref());
@@ -85,6 +95,8 @@ fn what_cannot_be_a_header_is_refused_without_repeating_it() {
         ("D_KEY", b"", 12),
         ("D_KEY", b"secret-\xff", 12),
         ("E_KEY", b"secret-\n\n=\0", 15),
+        ("F_ID", b"secret-/", 19),
+        ("F_SESSION", b"secret-\n\nx", 19),
         ("B_USER", b"secret-:b", 4),
         ("sk_live_51H", b"secret-\0", 8),
     ] {

@@ -44,8 +44,8 @@ use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 
 use super::route::{direct_response, every_path};
 use super::{
-    VAULT_CLUSTER, any, boolean, cluster, duration, leaf_name, reflection, route_name, socket_address, stat_name,
-    uint32,
+    MAX_SIGNED_BODY, VAULT_CLUSTER, any, boolean, cluster, duration, leaf_name, reflection, route_name, socket_address,
+    stat_name, uint32,
 };
 use crate::domain::names::{Host, SandboxId};
 use crate::domain::policy::Policy;
@@ -234,6 +234,16 @@ fn local_replies() -> LocalReplyConfig {
                     "Bad Gateway: %REQ(:AUTHORITY)% could not be reached, or its certificate is not trusted \
                      (%RESPONSE_CODE_DETAILS%)\n",
                 )),
+                ..Default::default()
+            },
+            ResponseMapper {
+                // Only what the vault has to sign is held back, and only that can be too long.
+                filter: Some(status(413)),
+                body_format_override: Some(text_format(&format!(
+                    "Payload Too Large: to sign this request anew, the agent-creds vault reads its whole body, and no more \
+                     than {} MiB. Send the SHA-256 hash of the body in x-amz-content-sha256, and it need not be read.\n",
+                    MAX_SIGNED_BODY / 1024 / 1024
+                ))),
                 ..Default::default()
             },
             ResponseMapper {

@@ -45,6 +45,9 @@ pub const VAULT_CLUSTER: &str = "agent_creds_vault";
 /// The cluster of the bootstrap through which Envoy reaches the xDS server.
 pub const XDS_CLUSTER: &str = "agent_creds_xds";
 
+/// The longest body that the vault is sent to sign a request. Routes refuse longer ones with 413, and none else is held back.
+pub const MAX_SIGNED_BODY: u32 = 8 * 1024 * 1024;
+
 /// How a cluster speaks to its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Protocol {
@@ -56,6 +59,8 @@ pub(crate) enum Protocol {
 
 /// Builds everything that every Envoy of ours needs: what the local one gets, and what each gateway's own Envoys get.
 ///
+/// `signs` tells whether the vault may have to sign the requests to a host, for which it has to see the bodies of some.
+///
 /// Nothing is encoded here, and no certificate minted: that happens once, when an Envoy first asks. What `previous` already
 /// holds in the same version is taken over, so an edit of one upstream costs what one upstream costs.
 ///
@@ -65,6 +70,7 @@ pub fn fleet(
     policies: &[Arc<Policy>],
     leaves: &Arc<dyn Leaves>,
     system_ca: &TrustedCa,
+    signs: &dyn Fn(&Host) -> bool,
     generation: u64,
     previous: Option<&Fleet>,
 ) -> Result<Fleet, SnapshotError> {
@@ -73,7 +79,7 @@ pub fn fleet(
     let mut secrets = HashSet::new();
     for policy in policies {
         let mut keys = Vec::new();
-        for resource in resources(policy, leaves, system_ca) {
+        for resource in resources(policy, leaves, system_ca, signs) {
             keys.push((resource.ty(), Arc::clone(resource.name())));
             // Certificates are the same for every gateway: one resource, minted once.
             if resource.ty() != ResourceType::Secret || secrets.insert(Arc::clone(resource.name())) {
@@ -96,7 +102,12 @@ pub fn fleet(
 }
 
 /// The resources of one policy.
-fn resources(policy: &Arc<Policy>, leaves: &Arc<dyn Leaves>, system_ca: &TrustedCa) -> Vec<Resource> {
+fn resources(
+    policy: &Arc<Policy>,
+    leaves: &Arc<dyn Leaves>,
+    system_ca: &TrustedCa,
+    signs: &dyn Fn(&Host) -> bool,
+) -> Vec<Resource> {
     let mut resources = Vec::with_capacity(policy.upstreams.len() * 5 + 1);
     let hosts: Vec<&Host> = exact_upstreams(policy).map(|(host, _)| host).collect();
     let inputs = (&policy.id, policy.listen, &hosts);
@@ -110,7 +121,7 @@ fn resources(policy: &Arc<Policy>, leaves: &Arc<dyn Leaves>, system_ca: &Trusted
         listener = listener
             .referring_to(ResourceType::Route, route_name(&policy.id, host))
             .referring_to(ResourceType::Secret, leaf_name(host));
-        resources.extend(upstream_resources(&policy.id, host, upstream, leaves, system_ca));
+        resources.extend(upstream_resources(&policy.id, host, upstream, leaves, system_ca, signs(host)));
     }
     resources.push(listener);
     resources
@@ -122,6 +133,7 @@ fn upstream_resources(
     upstream: &Upstream,
     leaves: &Arc<dyn Leaves>,
     system_ca: &TrustedCa,
+    signed: bool,
 ) -> [Resource; 5] {
     let trusted = upstream.ca.as_ref().map_or_else(|| system_ca.clone(), |pem| TrustedCa::new(Arc::clone(pem)));
     let cluster = |protocol: Protocol| {
@@ -134,13 +146,14 @@ fn upstream_resources(
         .from_line(upstream.origin.clone())
         .referring_to(ResourceType::Secret, trusted.name())
     };
-    let route = Resource::lazy(ResourceType::Route, route_name(sandbox, host), version("route", &(sandbox, host)), {
-        let (sandbox, host) = (sandbox.clone(), host.clone());
-        move || Ok(route::routes(&sandbox, &host).encode_to_vec())
-    })
-    .from_line(upstream.origin.clone())
-    .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Negotiated))
-    .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Http1));
+    let route =
+        Resource::lazy(ResourceType::Route, route_name(sandbox, host), version("route", &(sandbox, host, signed)), {
+            let (sandbox, host) = (sandbox.clone(), host.clone());
+            move || Ok(route::routes(&sandbox, &host, signed).encode_to_vec())
+        })
+        .from_line(upstream.origin.clone())
+        .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Negotiated))
+        .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Http1));
     [
         cluster(Protocol::Negotiated),
         cluster(Protocol::Http1),

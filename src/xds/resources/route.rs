@@ -11,32 +11,35 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::{
     dynamic_forward_proxy::v3::{PerRouteConfig, per_route_config},
-    ext_authz::v3::{CheckSettings, ExtAuthzPerRoute, ext_authz_per_route},
+    ext_authz::v3::{BufferSettings, CheckSettings, ExtAuthzPerRoute, ext_authz_per_route},
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 
-use super::{Protocol, any, cluster_name, duration, route_name, uint32};
-use crate::domain::decision::{HOST_EXTENSION, SANDBOX_EXTENSION};
+use super::{MAX_SIGNED_BODY, Protocol, any, cluster_name, duration, route_name, uint32};
+use crate::domain::decision::{BODY_EXTENSION, HOST_EXTENSION, SANDBOX_EXTENSION};
 use crate::domain::names::{Host, SandboxId};
 
 const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 const DYNAMIC_FORWARD_PROXY: &str = "envoy.filters.http.dynamic_forward_proxy";
 
-pub(super) fn routes(sandbox: &SandboxId, host: &Host) -> RouteConfiguration {
+/// With `signed`, the vault is sent the bodies that it needs to sign requests.
+pub(super) fn routes(sandbox: &SandboxId, host: &Host, signed: bool) -> RouteConfiguration {
+    // A WebSocket needs HTTP/1.1 on the upstream side unless the upstream does extended CONNECT, which few do.
+    let mut routes = vec![Route {
+        request_headers_to_add: vec![websocket_key()],
+        ..forward(sandbox, host, Protocol::Http1, vec![is_websocket()])
+    }];
+    if signed {
+        routes.push(with_body(sandbox, host));
+    }
+    routes.push(forward(sandbox, host, Protocol::Negotiated, vec![]));
     RouteConfiguration {
         name: route_name(sandbox, host),
         virtual_hosts: vec![
             VirtualHost {
                 name: host.to_string(),
                 domains: vec![host.to_string()],
-                // A WebSocket needs HTTP/1.1 on the upstream side unless the upstream does extended CONNECT, which few do.
-                routes: vec![
-                    Route {
-                        request_headers_to_add: vec![websocket_key()],
-                        ..forward(sandbox, host, Protocol::Http1, vec![is_websocket()])
-                    },
-                    forward(sandbox, host, Protocol::Negotiated, vec![]),
-                ],
+                routes,
                 typed_per_filter_config: HashMap::from([
                     (EXT_AUTHZ.to_owned(), any(&identity(sandbox, host))),
                     (
@@ -98,6 +101,38 @@ fn forward(sandbox: &SandboxId, host: &Host, protocol: Protocol, headers: Vec<He
         })),
         request_headers_to_remove: vec!["x-forwarded-proto".to_owned(), "x-envoy-external-address".to_owned()],
         ..Default::default()
+    }
+}
+
+/// A request with an AWS signature that covers its body, and does not say which hash that has: the vault is sent the body.
+fn with_body(sandbox: &SandboxId, host: &Host) -> Route {
+    let is_signed = HeaderMatcher {
+        name: "authorization".to_owned(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
+            ignore_case: true,
+            match_pattern: Some(string_matcher::MatchPattern::Prefix("AWS4-HMAC-SHA256".to_owned())),
+        })),
+        ..Default::default()
+    };
+    let says_no_hash = HeaderMatcher {
+        name: "x-amz-content-sha256".to_owned(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::PresentMatch(false)),
+        ..Default::default()
+    };
+    let body = BufferSettings {
+        max_request_bytes: MAX_SIGNED_BODY,
+        // Longer ones are refused with 413; but a last piece that goes over the limit is cut.
+        allow_partial_message: false,
+        pack_as_bytes: true,
+    };
+    let mut settings = identity(sandbox, host);
+    if let Some(ext_authz_per_route::Override::CheckSettings(settings)) = &mut settings.r#override {
+        settings.context_extensions.insert(BODY_EXTENSION.to_owned(), MAX_SIGNED_BODY.to_string());
+        settings.with_request_body = Some(body);
+    }
+    Route {
+        typed_per_filter_config: HashMap::from([(EXT_AUTHZ.to_owned(), any(&settings))]),
+        ..forward(sandbox, host, Protocol::Negotiated, vec![is_signed, says_no_hash])
     }
 }
 

@@ -57,9 +57,13 @@ fn policy(listen: &str, upstreams: impl IntoIterator<Item = (&'static str, Upstr
     }
 }
 
+/// The host whose requests are signed.
+const SIGNED: &str = "crm.example.com";
+
 fn fleet_of(policy: Policy) -> Fleet {
     let leaves: Arc<dyn Leaves> = Arc::new(FakeLeaves);
-    fleet(&[Arc::new(policy)], &leaves, &TrustedCa::new("the system's CAs".into()), 1, None).unwrap()
+    let signs = |host: &Host| host.as_str() == SIGNED;
+    fleet(&[Arc::new(policy)], &leaves, &TrustedCa::new("the system's CAs".into()), &signs, 1, None).unwrap()
 }
 
 /// The resource's message, as it is sent.
@@ -236,7 +240,7 @@ fn a_new_edition_of_a_leaf_is_a_new_version_of_its_secret_alone() {
     let policy = Arc::new(policy("127.0.0.1:1", [("a.example", upstream(Limits::default(), None, None))]));
     let ca = TrustedCa::new("the system's CAs".into());
     let versions = |leaves: Arc<dyn Leaves>| -> BTreeMap<String, Version> {
-        let fleet = fleet(&[Arc::clone(&policy)], &leaves, &ca, 1, None).unwrap();
+        let fleet = fleet(&[Arc::clone(&policy)], &leaves, &ca, &|_| false, 1, None).unwrap();
         let all = ResourceType::ALL
             .into_iter()
             .flat_map(|ty| fleet.everything.of_type(ty).iter().cloned().collect::<Vec<_>>());
