@@ -53,7 +53,7 @@ fn vault() -> Vault {
     let credential = ("api.stripe.com".parse().expect(parsed), Credential::Bearer { token: secret });
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&key()), TokenPrefix::default(), true),
-        credentials: Credentials::new([credential]).expect(parsed),
+        credentials: Credentials::new([credential]).expect(parsed).into(),
     };
     Vault::new(state, VaultMetrics::register(&Registry::new()).expect("an empty registry"))
 }

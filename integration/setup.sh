@@ -24,6 +24,9 @@ missing() {
     [[ $what == test ]] || return 0
     have ip || echo iproute2
     have nft || echo nftables
+    have dbus-daemon || echo dbus-daemon
+    have gnome-keyring-daemon || echo gnome-keyring
+    have openssl || echo openssl
     have git || echo git
     have gh || echo gh
     if ! have unshare || ! have nsenter || ! have setpriv || ! have flock; then echo util-linux; fi

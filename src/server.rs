@@ -14,6 +14,7 @@ mod activity;
 mod apply;
 mod auditing;
 mod control;
+mod credentials;
 mod envoy_container;
 mod harden;
 mod http;
@@ -41,16 +42,17 @@ use tonic::service::Routes;
 
 use self::activity::Activity;
 use self::apply::Applier;
-pub use self::apply::Environment;
 use self::auditing::{Watchers, Writer};
 use self::control::ControlService;
+pub use self::credentials::Environment;
+use self::credentials::{CredentialMetrics, CredentialStates, CredentialStore, KeptTokens, WatchedFile};
 use self::envoy_container::EnvoyContainer;
 use self::http::Pages;
 use self::issuing::Followed;
 use self::leaves::LeafSource;
 use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
 use self::status::Status;
-use crate::config::{self, Diagnostics, Loaded, Loader, Sources, VaultConfig};
+use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
 use crate::control::v1::control_server::ControlServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
@@ -61,6 +63,7 @@ use crate::sandbox::spec::ServerId;
 use crate::sandbox::spec::body::GuardSpec;
 use crate::shutdown::{self, Shutdown};
 use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
+use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
 use crate::xds::resources::{TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
@@ -152,6 +155,7 @@ struct Prepared {
     pages: Arc<Pages>,
     sandboxes: Sandboxed,
     schedule: LeafSchedule,
+    secret_files: watch::Receiver<Vec<WatchedFile>>,
     http_address_file: PathBuf,
     /// Writes what is left, when nothing decides any more.
     _audit_writer: Writer,
@@ -207,7 +211,10 @@ pub async fn serve(options: Options) -> Result<(), ServeError> {
 async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let mut loader = Loader::load(&options.sources)?;
     let loaded = loader.loaded();
-    apply::credentials(&loaded.vault, &options.environment).map_err(Diagnostics)?;
+    let missing = credentials::missing(&loaded.vault, &options.environment);
+    if !missing.is_empty() {
+        return Err(Diagnostics(missing).into());
+    }
     let system_ca = system_ca(options.ca_file.as_deref())?;
 
     sockets::private_dir(&options.state_dir)?;
@@ -235,6 +242,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let metrics = ServerMetrics::register(&registry).context("cannot register metrics")?;
     let vault_metrics = VaultMetrics::register(&registry).context("cannot register metrics")?;
     let sandbox_metrics = SandboxMetrics::register(&registry).context("cannot register metrics")?;
+    let credential_metrics = CredentialMetrics::register(&registry).context("cannot register metrics")?;
     let xds_metrics = XdsMetrics::register(&registry).context("cannot register metrics")?;
 
     let supervisor = match &options.envoy {
@@ -288,14 +296,20 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let vault = Vault::new(VaultState::default(), vault_metrics).observed_by(observer);
     let (trust, trust_rx) = watch::channel(Arc::new(Trust::of(&ca)));
     let xds = XdsService::new(fleet_rx, concat!("agent-creds ", env!("CARGO_PKG_VERSION")), xds_metrics);
-    let status = Arc::new(Status::new(xds.connections(), supervisor.as_ref().map(KeptEnvoy::pid)));
+    let states = CredentialStates::default();
+    let pid = supervisor.as_ref().map(KeptEnvoy::pid);
+    let status = Arc::new(Status::new(xds.connections(), pid, states.clone()));
+    let https = HttpsClient::new(system_ca.pem()).context("cannot ask token endpoints")?;
+    let kept = Arc::new(KeptTokens::new(state_dir.clone()));
+    let credentials = CredentialStore::new(options.environment, https, kept, credential_metrics, states);
+    let secret_files = credentials.files();
     let schedule = LeafSchedule::new(options.leaf_lifetime);
     let mut applier = Applier {
         keys: keys.clone(),
         revocations,
         prefix: options.prefix.clone(),
         strict: options.strict,
-        environment: options.environment,
+        credentials,
         system_ca,
         leaves: LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() },
         ca_dir,
@@ -305,7 +319,6 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         metrics,
         servings: Arc::clone(&servings),
         trust,
-        good_vault: Arc::new(VaultConfig::default()),
     };
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
@@ -352,6 +365,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         pages,
         sandboxes,
         schedule,
+        secret_files,
         http_address_file,
         _audit_writer: audit_writer,
         _locks: locks,
@@ -371,6 +385,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         pages,
         sandboxes,
         schedule,
+        secret_files,
         http_address_file,
         _audit_writer,
         _locks,
@@ -411,6 +426,11 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     tasks.spawn(async move {
         keep_applied(applier, loaded_rx, schedule, apply_stopping).await;
         ("the configuration", Ok(()))
+    });
+    let files_stopping = stopping.clone();
+    tasks.spawn(async move {
+        credentials::follow(secret_files, files_stopping).await;
+        ("what follows files with secrets", Ok(()))
     });
     let (following, keeping) = (sandboxes.clone(), sandboxes);
     let follow_stopping = stopping.clone();

@@ -46,7 +46,7 @@ static VAULT: LazyLock<Vault> = LazyLock::new(|| {
     let credentials = credentials.map(|(host, credential)| (host.parse().expect("a host"), credential));
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&signing_key()), TokenPrefix::default(), false),
-        credentials: Credentials::new(credentials).expect("credentials"),
+        credentials: Credentials::new(credentials).expect("credentials").into(),
     };
     Vault::new(state, VaultMetrics::register(&prometheus::Registry::new()).expect("new metrics"))
 });

@@ -1,4 +1,4 @@
-//! `actl`: what a server decided. For now its audit log.
+//! `actl`: what a server decided, and the secrets it may use.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use super::folders::{FolderArgs, state_dir};
+use super::secret::{self, SecretArgs};
 use crate::state::{AUDIT_KEPT, AuditLog, AuditRecord};
 
 const EXAMPLES: &str = "\
@@ -17,6 +18,7 @@ Examples:
   actl log -f --denied           refusals, as they come
   actl log --sandbox shop --json -n 1000 | jq .path
   actl log verify                is a record missing, altered or put in?
+  actl secret set STRIPE_API_KEY keep a secret in the keyring, for vault.toml to name
 
 Exit status: 0 done, 1 failed or found wrong, 2 wrong usage.";
 
@@ -25,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Records read at once.
 const PAGE: u32 = 1000;
 
-/// Shows what an agent-creds server decided.
+/// Shows what an agent-creds server decided, and keeps the secrets it may use.
 #[derive(Debug, Parser)]
 #[command(name = "actl", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -40,6 +42,8 @@ enum Command {
     /// Show the audit log: one line for each decision on a request
     #[command(args_conflicts_with_subcommands = true)]
     Log(Log),
+    /// Keep secrets in the desktop's keyring or an encrypted file
+    Secret(SecretArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -103,6 +107,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out.write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Secret(args) => secret::run(args, &mut out),
         Command::Log(log) => {
             let folder = state_dir(cli.folders.state_dir)?;
             // Looking makes nothing.

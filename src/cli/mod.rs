@@ -19,6 +19,8 @@ mod keys;
 pub mod mint;
 pub mod moment;
 #[cfg(feature = "host")]
+mod secret;
+#[cfg(feature = "host")]
 pub mod server;
 
 use std::ffi::OsString;

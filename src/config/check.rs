@@ -1,21 +1,25 @@
 //! `agent-creds check`: what is wrong with the files, and what is valid but hardly meant.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::diagnostic::Diagnostic;
 use super::load::{Loaded, Loader};
+use super::project::{EnvValue, ProjectConfig, ProjectKind};
 use super::source::Sources;
-use crate::domain::names::HostPattern;
-use crate::domain::policy::Origin;
+use super::vault::CredentialConfig;
+use crate::domain::names::{HostPattern, Method};
+use crate::domain::policy::{Limits, Origin, Upstream};
 
 /// What [`check`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// With these, no server starts.
     pub errors: Vec<Diagnostic>,
-    /// What is valid but hardly meant: a credential that no project reaches, an upstream without a credential.
+    /// What is valid but hardly meant: a credential that no project reaches, an upstream without a credential, a token in the
+    /// environment that can do nothing.
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -45,7 +49,47 @@ fn warnings(loaded: &Loaded) -> Vec<Diagnostic> {
             warning(&upstream.origin, message, format!("add [credentials.\"{host}\"] to the vault's file"))
         },
     );
-    unreached.chain(without).collect()
+    let useless = loaded.projects.iter().flat_map(|project| {
+        let ProjectKind::Sandbox(sandbox) = &project.kind else { return Vec::new() };
+        let tokens = sandbox.env.iter().filter_map(|(name, value)| {
+            let EnvValue::Token { hosts, limits } = value else { return None };
+            let (why, hint) = useless(hosts, limits, project, credentials)?;
+            let message = format!("the token in {name} can do nothing: {why}");
+            Some(warning(sandbox.env_origins.get(name)?, message, hint))
+        });
+        tokens.collect()
+    });
+    unreached.chain(without).chain(useless).collect()
+}
+
+/// Why a token with these caveats can do nothing in its sandbox, and what would change that; `None` when it can do something.
+fn useless(
+    hosts: &BTreeSet<HostPattern>,
+    limits: &Limits,
+    project: &ProjectConfig,
+    credentials: &BTreeMap<HostPattern, CredentialConfig>,
+) -> Option<(String, String)> {
+    let shown = || hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let reached: Vec<(&HostPattern, &Upstream)> =
+        project.upstreams.iter().filter(|(upstream, _)| hosts.iter().any(|host| overlap(host, upstream))).collect();
+    if reached.is_empty() {
+        return Some((format!("no upstream is {}", shown()), format!("add [upstream.\"{}\"]", hosts.first()?)));
+    }
+    let swapped: Vec<_> =
+        reached.into_iter().filter(|(upstream, _)| credentials.keys().any(|host| overlap(host, upstream))).collect();
+    if swapped.is_empty() {
+        let hint = format!("add [credentials.\"{}\"] to the vault's file", hosts.first()?);
+        return Some((format!("there is no credential for {}", shown()), hint));
+    }
+    let methods = limits.methods.as_ref()?;
+    let method = |upstream: &Upstream| methods.iter().any(|method| upstream.limits.allow_method(method.as_str()));
+    if swapped.iter().any(|(_, upstream)| method(upstream)) {
+        return None;
+    }
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let (host, _) = swapped.first()?;
+    let why = format!("its methods ({}) are not among those of {}", methods.join(", "), shown());
+    Some((why, format!("add them to `methods` under [upstream.\"{host}\"], or give the token others")))
 }
 
 fn warning(origin: &Origin, message: String, hint: String) -> Diagnostic {
@@ -90,6 +134,41 @@ mod tests {
         std::fs::write(path("agent-creds.toml"), "[x]").unwrap();
         let broken = check(&Sources { projects: vec![path("agent-creds.toml")], vault: None });
         assert_eq!((broken.errors.len(), broken.warnings.len()), (1, 0));
+    }
+
+    #[test]
+    fn warns_of_tokens_that_can_do_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (project, vault) = (folder.path().join("agent-creds.toml"), folder.path().join("v"));
+        let text = r#"[sandbox.env]
+GOOD = { token = { hosts = ["a.example", "z.example"], methods = ["GET"] } }
+NOWHERE = { token = { hosts = ["z.example"] } }
+NOTHING = { token = { hosts = ["c.example"] } }
+METHODS = { token = { hosts = ["a.example"], methods = ["PUT"] } }
+PLAIN = "text"
+[upstream."a.example"]
+methods = ["GET", "POST"]
+[upstream."c.example"]
+"#;
+        std::fs::write(&project, text).unwrap();
+        std::fs::write(
+            &vault,
+            "[credentials.\"a.example\"]\ntype = \"bearer\"\ntoken = { provider = \"env\", name = \"A\" }\n",
+        )
+        .unwrap();
+        let checked = check(&Sources { projects: vec![project], vault: Some(VaultSource::Given(vault)) });
+        assert_eq!(checked.errors, []);
+        let mut found: Vec<_> = checked.warnings.iter().map(|d| (d.line, d.message.as_str())).collect();
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [
+                (3, "the token in NOWHERE can do nothing: no upstream is z.example"),
+                (4, "the token in NOTHING can do nothing: there is no credential for c.example"),
+                (5, "the token in METHODS can do nothing: its methods (PUT) are not among those of a.example"),
+                (9, "`c.example` has no credential: requests to it are passed on as they are"),
+            ]
+        );
     }
 
     #[test]

@@ -51,7 +51,14 @@ fn what_the_examples_leave_commented_out_is_valid() {
     assert_eq!((policy.id.as_str(), policy.upstreams.len()), ("ci", 1));
 
     let vault = parse_vault("v", &uncomment(VAULT)).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(vault.credentials.len(), 6);
+    assert_eq!(vault.credentials.len(), 9);
+    let providers = VAULT.lines().filter_map(|line| line.strip_prefix("#   { provider")?.split_once('}'));
+    let providers: Vec<String> = providers.map(|(provider, _)| format!("{{ provider{provider}}}")).collect();
+    assert_eq!(providers.len(), 5);
+    for provider in providers {
+        let text = format!("[credentials.\"a.example\"]\ntype = \"bearer\"\ntoken = {provider}\n");
+        parse_vault("v", &text).unwrap_or_else(|problems| panic!("{provider}: {problems}"));
+    }
 }
 
 #[test]

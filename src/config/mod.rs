@@ -42,6 +42,7 @@ pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};
 pub use vault::{
     CredentialConfig, CredentialHeader, CredentialHeaderError, CredentialKind, CredentialParameter,
-    CredentialParameterError, HeaderConfig, ProviderRef, VaultConfig, parse_vault,
+    CredentialParameterError, GithubAppConfig, GoogleConfig, HeaderConfig, HttpsUrl, HttpsUrlError, Kept, OauthConfig,
+    OauthGrant, ProviderRef, Scope, ScopeError, SecretName, SecretNameError, VaultConfig, parse_vault,
 };
 pub use watch::{SourceChange, SourceChangeKind, WatchError, watch};

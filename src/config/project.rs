@@ -68,6 +68,8 @@ pub struct SandboxConfig {
     pub use_host_browser_cdp: bool,
     /// Environment variables of the sandbox.
     pub env: BTreeMap<EnvName, EnvValue>,
+    /// The line of each.
+    pub env_origins: BTreeMap<EnvName, Origin>,
 }
 
 impl Default for SandboxConfig {
@@ -80,6 +82,7 @@ impl Default for SandboxConfig {
             use_host_browser: true,
             use_host_browser_cdp: true,
             env: BTreeMap::new(),
+            env_origins: BTreeMap::new(),
         }
     }
 }
@@ -255,6 +258,7 @@ fn read_sandbox(item: &Item<'_, '_>) -> Option<(Name, ProjectKind, Origin)> {
     let mut table = item.table()?;
     let name = read_name(&mut table);
     let default = SandboxConfig::default();
+    let (env, env_origins) = table.optional("env").and_then(|item| read_env(&item)).unwrap_or_default();
     let sandbox = SandboxConfig {
         runtime: table.optional("runtime").and_then(|item| read_runtime(&item)).unwrap_or(default.runtime),
         image: table.optional("image").and_then(|item| item.parse()).unwrap_or(default.image),
@@ -262,7 +266,8 @@ fn read_sandbox(item: &Item<'_, '_>) -> Option<(Name, ProjectKind, Origin)> {
         cpus: table.optional("cpus").and_then(|item| item.parse()),
         use_host_browser: read_flag(&mut table, "use_host_browser"),
         use_host_browser_cdp: read_flag(&mut table, "use_host_browser_cdp"),
-        env: table.optional("env").and_then(|item| read_env(&item)).unwrap_or_default(),
+        env,
+        env_origins,
     };
     table.finish();
     Some((name, ProjectKind::Sandbox(sandbox), item.origin()))
@@ -287,18 +292,21 @@ fn read_runtime(item: &Item<'_, '_>) -> Option<Runtime> {
     }
 }
 
-fn read_env(item: &Item<'_, '_>) -> Option<BTreeMap<EnvName, EnvValue>> {
-    let mut env = BTreeMap::new();
+type Env = (BTreeMap<EnvName, EnvValue>, BTreeMap<EnvName, Origin>);
+
+fn read_env(item: &Item<'_, '_>) -> Option<Env> {
+    let (mut env, mut origins) = Env::default();
     for entry in item.table()?.into_entries() {
         let name = entry.name.parse::<EnvName>();
         if let Err(error) = &name {
             entry.wrong_key(format_args!("{} is not valid here: {error}", quoted(entry.name)), None);
         }
         if let (Ok(name), Some(value)) = (name, read_env_value(&entry)) {
+            origins.insert(name.clone(), entry.origin());
             env.insert(name, value);
         }
     }
-    Some(env)
+    Some((env, origins))
 }
 
 fn read_env_value(entry: &Item<'_, '_>) -> Option<EnvValue> {

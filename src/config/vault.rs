@@ -1,17 +1,24 @@
 //! `vault.toml`: which credential goes to which host. It names where each secret is, and never holds one.
 
+mod exchange;
 mod names;
+mod providers;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use names::{CredentialHeader, CredentialHeaderError, CredentialParameter, CredentialParameterError};
+pub use exchange::{GithubAppConfig, GoogleConfig, OauthConfig, OauthGrant};
+pub use names::{
+    CredentialHeader, CredentialHeaderError, CredentialParameter, CredentialParameterError, HttpsUrl, HttpsUrlError,
+    Scope, ScopeError, SecretName, SecretNameError,
+};
+pub use providers::{Kept, ProviderRef};
 
+use self::providers::{EXAMPLE, read_provider, read_secret};
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
-use super::units::EnvName;
 use super::upstream;
 use crate::domain::names::HostPattern;
 use crate::domain::policy::Origin;
@@ -33,7 +40,7 @@ pub struct CredentialConfig {
 }
 
 /// How a credential is put into a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CredentialKind {
     /// `Authorization: Bearer TOKEN` (RFC 6750).
     Bearer {
@@ -56,10 +63,41 @@ pub enum CredentialKind {
         /// Its value.
         value: ProviderRef,
     },
+    /// An OAuth 2.0 access token.
+    Oauth2(OauthConfig),
+    /// An installation token of a GitHub App.
+    GithubApp(GithubAppConfig),
+    /// An access token of a Google service account.
+    GoogleServiceAccount(GoogleConfig),
 }
 
+impl CredentialKind {
+    /// Everything its secrets come from.
+    pub fn providers(&self) -> Vec<&ProviderRef> {
+        match self {
+            Self::Bearer { token } => vec![token],
+            Self::Basic { username, password } => vec![username, password],
+            Self::Headers(headers) => headers.iter().map(|header| &header.value).collect(),
+            Self::Query { value, .. } => vec![value],
+            Self::Oauth2(OauthConfig { grant, client_secret, .. }) => {
+                let refresh = match grant {
+                    OauthGrant::ClientCredentials => None,
+                    OauthGrant::RefreshToken(token) => Some(token),
+                };
+                refresh.into_iter().chain(client_secret).collect()
+            }
+            Self::GithubApp(GithubAppConfig { private_key, .. }) => vec![private_key],
+            Self::GoogleServiceAccount(GoogleConfig { key, .. }) => vec![key],
+        }
+    }
+}
+
+/// The words for [`CredentialKind`] in the file.
+const KINDS: [&str; 8] =
+    ["bearer", "basic", "header", "headers", "query", "oauth2", "github_app", "google_service_account"];
+
 /// A header that carries a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HeaderConfig {
     /// Its name.
     pub name: CredentialHeader,
@@ -67,16 +105,6 @@ pub struct HeaderConfig {
     pub value: ProviderRef,
     /// What comes before the value, such as `Token `; may be empty.
     pub prefix: Arc<str>,
-}
-
-/// Where a secret is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProviderRef {
-    /// In the server's environment.
-    Env {
-        /// The variable.
-        name: EnvName,
-    },
 }
 
 /// Parses a `vault.toml`, which is called `file` in messages.
@@ -113,8 +141,10 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
         "header" => read_header(&mut table),
         "headers" => read_headers(&mut table),
         "query" => read_query(&mut table),
+        "oauth2" => exchange::read_oauth2(&mut table).map(CredentialKind::Oauth2),
+        "github_app" => exchange::read_github_app(&mut table).map(CredentialKind::GithubApp),
+        "google_service_account" => exchange::read_google(&mut table).map(CredentialKind::GoogleServiceAccount),
         other => {
-            const KINDS: [&str; 5] = ["bearer", "basic", "header", "headers", "query"];
             let hint = match nearest(other, KINDS) {
                 Some(meant) => format!("did you mean \"{meant}\"?"),
                 None => format!("there are: {}", KINDS.join(", ")),
@@ -203,56 +233,6 @@ fn read_prefix(item: &Item<'_, '_>) -> Option<Arc<str>> {
     }
     item.wrong("`prefix` is up to 128 visible ASCII characters and spaces, as in \"Token \"", None);
     None
-}
-
-const EXAMPLE: &str = "{ provider = \"env\", name = \"STRIPE_API_KEY\" }";
-
-fn read_secret(table: &mut Table<'_, '_>, key: &'static str) -> Option<ProviderRef> {
-    let item = table.required(key, EXAMPLE)?;
-    read_provider(&item, key, |_| ()).map(|(provider, ())| provider)
-}
-
-/// Where the secret is that stands in `item`; `more` reads what else the table may have. Errors show `key` in hints.
-fn read_provider<T>(
-    item: &Item<'_, '_>,
-    key: &'static str,
-    more: impl FnOnce(&mut Table<'_, '_>) -> T,
-) -> Option<(ProviderRef, T)> {
-    if !item.is_table() {
-        let hint = match key {
-            "headers" => format!("put it into the server's environment, and write the header's name = {EXAMPLE}"),
-            key => format!("put it into the server's environment, and write {key} = {EXAMPLE}"),
-        };
-        let what = if key == "headers" { "a header".to_owned() } else { quoted(key) };
-        item.wrong(
-            format_args!("{what} must be a table: this file says where a secret is, and never holds one"),
-            Some(hint),
-        );
-        return None;
-    }
-    let mut table = item.table()?;
-    let provider = table.required("provider", "\"env\"").and_then(|item| {
-        let is_env = item.string_unrepeated()? == "env";
-        if !is_env {
-            item.wrong("there is no such provider", Some("write provider = \"env\": it is the only one".to_owned()));
-        }
-        is_env.then_some(())
-    });
-    let name = table.required("name", "\"STRIPE_API_KEY\"").and_then(|item| {
-        match item.string_unrepeated()?.parse::<EnvName>() {
-            Ok(name) => Some(name),
-            Err(error) => {
-                item.wrong(error, Some("write the variable's name, not its value".to_owned()));
-                None
-            }
-        }
-    });
-    let more = more(&mut table);
-    if provider.is_some() {
-        // Other providers have other keys.
-        table.finish();
-    }
-    Some((provider.and(name).map(|name| ProviderRef::Env { name })?, more))
 }
 
 #[cfg(test)]

@@ -8,3 +8,4 @@ pub mod policy;
 pub mod quoting;
 pub mod revocations;
 pub mod secret;
+pub mod span;

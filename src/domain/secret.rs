@@ -17,8 +17,8 @@ pub enum SecretError {
     /// Nothing there.
     #[error("the value is empty")]
     Empty,
-    /// Over 16 KiB.
-    #[error("the value is longer than 16 KiB")]
+    /// Over 16 KiB; over 64 KiB of what is no header.
+    #[error("the value is too long")]
     TooLong,
     /// A byte that an HTTP header cannot carry.
     #[error("the value has a line break or another character that an HTTP header cannot carry (at byte {0})")]
@@ -65,6 +65,44 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+/// A `SecretBytes` is up to 64 KiB of anything that must not leak, as a provider gave it (a password, a private key in PEM, a
+/// JSON key file), wiped from memory when dropped.
+///
+/// It becomes a [`Secret`] where a header is made of it.
+#[derive(Clone)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// The most that a provider may give.
+    pub const MOST: usize = 64 * 1024;
+
+    /// Takes the value over.
+    pub fn new(value: Vec<u8>) -> Result<Self, SecretError> {
+        let value = Zeroizing::new(value);
+        match value.len() {
+            0 => Err(SecretError::Empty),
+            len if len > Self::MOST => Err(SecretError::TooLong),
+            _ => Ok(Self(value)),
+        }
+    }
+
+    /// The value, for the one place that makes something of it.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The value as what a header can carry.
+    pub fn to_secret(&self) -> Result<Secret, SecretError> {
+        Secret::new(self.0.to_vec())
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes(…)")
     }
 }
 

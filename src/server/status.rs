@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::credentials::{CredentialReport, CredentialStates};
 use crate::config::Diagnostic;
 use crate::xds::service::{Connections, NodeStatus};
 use crate::xds::snapshot::{LOCAL_CLUSTER, ResourceType};
@@ -17,6 +18,7 @@ pub(super) struct Status {
     connections: Connections,
     /// Envoy's process id; `None` when this server does not keep one running.
     envoy_pid: Option<Arc<AtomicI32>>,
+    credentials: CredentialStates,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -32,7 +34,15 @@ pub(super) struct Report {
     pub(super) ready: bool,
     generation: u64,
     config: ConfigReport,
+    credentials: CredentialsReport,
     envoy: EnvoyReport,
+}
+
+#[derive(Debug, Serialize)]
+struct CredentialsReport {
+    /// Whether all that are needed can be had.
+    ok: bool,
+    problems: Vec<CredentialReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,8 +79,12 @@ pub(super) struct Summary {
 }
 
 impl Status {
-    pub(super) fn new(connections: Connections, envoy_pid: Option<Arc<AtomicI32>>) -> Self {
-        Self { config: Mutex::default(), connections, envoy_pid }
+    pub(super) fn new(
+        connections: Connections,
+        envoy_pid: Option<Arc<AtomicI32>>,
+        credentials: CredentialStates,
+    ) -> Self {
+        Self { config: Mutex::default(), connections, envoy_pid, credentials }
     }
 
     pub(super) fn set_config(&self, generation: u64, problems: Vec<Diagnostic>) {
@@ -110,12 +124,15 @@ impl Status {
         let local: Vec<&NodeStatus> = nodes.iter().filter(|node| node.node_cluster == LOCAL_CLUSTER).collect();
         let converged = !local.is_empty() && local.iter().all(|node| is_current(node, config.generation));
         let pid = self.envoy_pid.as_ref().map(|pid| pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0);
+        let credentials = self.credentials.problems();
         Report {
             // A server that keeps an Envoy is ready when that one is; others answer for the control plane alone. A broken
             // edit does not make it unready: the last good configuration goes on.
             ready: self.envoy_pid.is_none() || (converged && pid.is_some()),
             generation: config.generation,
             config: ConfigReport { ok: config.problems.is_empty(), problems: config.problems },
+            // Nor does a credential that cannot be had: the requests that need it are refused, all others go on.
+            credentials: CredentialsReport { ok: credentials.is_empty(), problems: credentials },
             envoy: EnvoyReport { connected: !local.is_empty(), converged, pid, rejected: rejected(&nodes) },
         }
     }

@@ -6,6 +6,7 @@
 
 mod audit;
 mod keys;
+mod refresh;
 mod tokens;
 
 use std::ffi::OsStr;
@@ -24,6 +25,7 @@ use crate::domain::secret::{SigningKey, SigningKeyError};
 
 pub use self::audit::{AuditLog, AuditRecord, ChainError, KEPT as AUDIT_KEPT};
 pub use self::keys::{KeysError, SigningKeys, existing_signing_keys, keys_changed};
+pub use self::refresh::RefreshLog;
 pub use self::tokens::{Issued, IssuedToken, LogError, TokenLog};
 
 const KEY_FILE: &str = "signing.key";

@@ -49,7 +49,7 @@ fn vault() -> Vault {
     let credentials = credentials.map(|(host, credential)| (host.parse().unwrap(), credential));
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&signing_key()), TokenPrefix::default(), false),
-        credentials: Credentials::new(credentials).unwrap(),
+        credentials: Credentials::new(credentials).unwrap().into(),
     };
     Vault::new(state, VaultMetrics::register(&Registry::new()).unwrap())
 }

@@ -4,11 +4,16 @@
 //! CheckRequest ─ request.rs ▶ AccessRequest ─ domain::decision ▶ Grant ─ secrets.rs ▶ Injection ─ response.rs ▶ CheckResponse
 //! ```
 //!
-//! A refusal is worded and shaped by `refusal.rs`. `request`, `query`, `refusal` and `response` are pure; `service` is the thin tonic shell around them.
+//! A refusal is worded and shaped by `refusal`. `request`, `query`, `refusal` and `response` are pure; `service` is the thin tonic
+//! shell around them. What a credential is made of is [`live`]: it comes from [`providers`], or from an [`exchange`] at a token
+//! endpoint.
 
+pub mod exchange;
 #[cfg(test)]
 mod laws_tests;
+pub mod live;
 mod metrics;
+pub mod providers;
 mod query;
 mod refusal;
 mod request;
@@ -17,5 +22,5 @@ mod secrets;
 mod service;
 
 pub use metrics::VaultMetrics;
-pub use secrets::{Credential, CredentialError, Credentials, HeaderCredential};
+pub use secrets::{Composed, Credential, CredentialError, Credentials, HeaderCredential, Injection, Placement};
 pub use service::{Observation, Observer, Vault, VaultState};

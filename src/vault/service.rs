@@ -8,11 +8,15 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
 
+use super::live::Live;
 use super::metrics::VaultMetrics;
-use super::secrets::Credentials;
+use super::secrets::{Credentials, Injection};
 use super::{refusal, request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
 use crate::domain::macaroon::TokenId;
+
+/// How long a request waits for a credential that has to be fetched; Envoy waits a little longer.
+const FETCH_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Everything a decision rests on; replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]
@@ -20,7 +24,7 @@ pub struct VaultState {
     /// Who may do what.
     pub rules: Rules,
     /// What tokens are swapped for.
-    pub credentials: Credentials,
+    pub credentials: Arc<Credentials>,
 }
 
 /// What became of one request, for those who watch. Method and path are the agent's: to be bounded and escaped.
@@ -79,8 +83,24 @@ impl Vault {
         self.state.store(Arc::new(state));
     }
 
-    /// Answers one check at the time `now`, in Unix seconds.
+    /// Answers one check at the time `now`, in Unix seconds, with what is here: it waits for nothing.
     pub fn check(&self, check: &CheckRequest, now: u64) -> CheckResponse {
+        self.answer(check, now, Missing::Refuse).unwrap_or_else(|_| response::not_ours())
+    }
+
+    /// Answers one check, and waits for a credential that has to be fetched first.
+    async fn check_patiently(&self, check: &CheckRequest) -> CheckResponse {
+        match self.answer(check, unix_now(), Missing::Wait) {
+            Ok(answer) => answer,
+            Err(Awaited(credential)) => {
+                // Whatever comes of it, what is asked is judged again: rules and credentials may have changed meanwhile.
+                let _ = tokio::time::timeout(FETCH_PATIENCE, credential.get()).await;
+                self.check(check, unix_now())
+            }
+        }
+    }
+
+    fn answer(&self, check: &CheckRequest, now: u64, missing: Missing) -> Result<CheckResponse, Awaited> {
         let started = Instant::now();
         let state = self.state.load();
         let asked = match request::read(check, &state.rules.prefix, &state.credentials) {
@@ -88,7 +108,7 @@ impl Vault {
             Err(error) => {
                 tracing::error!(%error, "refused a check request");
                 self.count("", "deny", "not_ours");
-                return response::not_ours();
+                return Ok(response::not_ours());
             }
         };
         let tell = |decision, reason, token: Option<TokenId>, refused: Option<&Denial>, credential: Option<&str>| {
@@ -113,14 +133,18 @@ impl Vault {
             Decision::PassThrough => {
                 tell("pass_through", "no_token", None, None, None);
                 self.count(asked.access.host, "pass_through", "no_token");
-                return response::pass_through();
+                return Ok(response::pass_through());
             }
             Decision::Allow(grant) => match state.credentials.injection(&grant) {
-                Some((name, injection)) => {
-                    tell("allow", "token", Some(grant.token()), None, Some(name));
-                    self.count(asked.access.host, "allow", "token");
-                    return response::inject(injection, &asked.token_headers, asked.access.target);
-                }
+                Some((name, credential)) => match (credential.peek(started), missing) {
+                    (Some(injection), _) => {
+                        tell("allow", "token", Some(grant.token()), None, Some(name));
+                        self.count(asked.access.host, "allow", "token");
+                        return Ok(response::inject(&injection, &asked.token_headers, asked.access.target));
+                    }
+                    (None, Missing::Wait) => return Err(Awaited(Arc::clone(credential))),
+                    (None, Missing::Refuse) => Denial::CredentialUnavailable(grant.host().clone()),
+                },
                 None => Denial::NoCredential(grant.host().clone()),
             },
             Decision::Deny(denial) => denial,
@@ -138,7 +162,7 @@ impl Vault {
             "refused a request"
         );
         let remedy = remedy(&state.rules, access, &denial);
-        response::deny(refusal::write(asked.reader().shape(access.host), &denial, &remedy))
+        Ok(response::deny(refusal::write(asked.reader().shape(access.host), &denial, &remedy)))
     }
 
     fn count(&self, upstream: &str, decision: &str, reason: &str) {
@@ -146,12 +170,25 @@ impl Vault {
     }
 }
 
+/// What becomes of a request whose credential has to be fetched first.
+#[derive(Debug, Clone, Copy)]
+enum Missing {
+    Wait,
+    Refuse,
+}
+
+/// The credential that a request waits for.
+struct Awaited(Arc<Live<Injection>>);
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 #[tonic::async_trait]
 impl Authorization for Vault {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let started = Instant::now();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let response = Vault::check(self, request.get_ref(), now);
+        let response = self.check_patiently(request.get_ref()).await;
         self.metrics.latency.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(response))
     }

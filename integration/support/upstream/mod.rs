@@ -58,7 +58,12 @@ pub struct UpstreamConfig {
     pub label: String,
     /// A folder whose files are served below `/files/`, and whose repositories at `github.com`, to who authenticates.
     pub files: Option<PathBuf>,
+    /// Answers what it knows, before the upstream's own routes do.
+    pub answers: Option<Answers>,
 }
+
+/// Makes an answer to a request, or none; after a while.
+pub type Answers = Arc<dyn Fn(&Recorded) -> Option<(u16, serde_json::Value, Duration)> + Send + Sync>;
 
 impl UpstreamConfig {
     /// A good upstream for `names` on a free port of 127.0.0.1, with the process's shared CA.
@@ -71,7 +76,17 @@ impl UpstreamConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             label: "upstream".to_owned(),
             files: None,
+            answers: None,
         }
+    }
+
+    /// With answers of its own: status, JSON, and how long they take.
+    pub fn answering(
+        mut self,
+        answers: impl Fn(&Recorded) -> Option<(u16, serde_json::Value, Duration)> + Send + Sync + 'static,
+    ) -> Self {
+        self.answers = Some(Arc::new(answers));
+        self
     }
 
     /// With another kind of certificate.
@@ -123,6 +138,7 @@ pub struct Upstream {
 struct Shared {
     label: String,
     files: Option<PathBuf>,
+    answers: Option<Answers>,
     journal: Journal,
     bucket: hosts::Bucket,
     connections: AtomicUsize,
@@ -143,6 +159,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             label: config.label,
             files: config.files,
+            answers: config.answers,
             journal: Journal::default(),
             bucket: hosts::Bucket::default(),
             connections: AtomicUsize::new(0),

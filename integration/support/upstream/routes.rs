@@ -62,6 +62,12 @@ pub(super) async fn answer(
         sni,
     };
     shared.journal.record(&recorded);
+    if let Some((code, body, delay)) = shared.answers.as_ref().and_then(|answers| answers(&recorded)) {
+        tokio::time::sleep(delay).await;
+        let mut response = json_response(&body);
+        *response.status_mut() = StatusCode::from_u16(code).unwrap();
+        return response;
+    }
     if let Some(response) = hosts::answer(&recorded, &shared.bucket, shared.files.as_deref()).await {
         return response;
     }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn problems(text: &str) -> String {
@@ -114,7 +116,7 @@ type = "bearer"
             "vault.toml:5:1: unknown key `user`",
             "    help: known here: type, username, password",
             "vault.toml:6:25: there is no such provider",
-            "    help: write provider = \"env\": it is the only one",
+            "    help: there are: env, file, exec, keyring, age",
             "vault.toml:7:14: `c.example.com` is read as tables in tables",
             "    help: write the name in quotes: [credentials.\"c.example.com\"]",
             "vault.toml:9:14: `d.example` needs `type`",
@@ -218,4 +220,181 @@ fn parameters_of_a_query_have_plain_names() {
     );
     assert_eq!("api_key".parse::<CredentialParameter>().unwrap().to_string(), "api_key");
     assert_eq!("a=b".parse::<CredentialParameter>(), Err(CredentialParameterError));
+}
+
+#[test]
+fn every_provider() {
+    let vault = parse_vault(
+        "vault.toml",
+        r#"
+[credentials."a.example"]
+type = "bearer"
+token = { provider = "file", path = "/run/secrets/a", grace = "1h" }
+[credentials."b.example"]
+type = "bearer"
+token = { provider = "exec", command = ["op", "read", "op://b/c"], timeout = "30s", ttl = "1h30m", grace = "1m" }
+[credentials."c.example"]
+type = "bearer"
+token = { provider = "keyring", name = "C_KEY" }
+[credentials."d.example"]
+type = "headers"
+[credentials."d.example".headers]
+x-d = { provider = "age", file = "/etc/d.age", name = "d.key", identity = "/etc/d.txt", prefix = "Token " }
+x-e = { provider = "age", file = "/etc/d.age", name = "d.key" }
+"#,
+    )
+    .unwrap();
+    let providers = |host: &str| vault.credentials[&host.parse::<HostPattern>().unwrap()].kind.providers();
+    let seconds = Duration::from_secs;
+    assert_eq!(providers("a.example"), [&ProviderRef::File { path: "/run/secrets/a".into(), grace: seconds(3600) }]);
+    let command: Vec<String> = ["op", "read", "op://b/c"].map(str::to_owned).into();
+    let kept = Kept { ttl: seconds(5400), grace: seconds(60) };
+    assert_eq!(providers("b.example"), [&ProviderRef::Exec { command: command.into(), timeout: seconds(30), kept }]);
+    let kept = Kept { ttl: seconds(300), grace: seconds(600) };
+    assert_eq!(providers("c.example"), [&ProviderRef::Keyring { name: "C_KEY".parse().unwrap(), kept }]);
+    let age = |identity: Option<&str>| ProviderRef::Age {
+        file: "/etc/d.age".into(),
+        name: "d.key".parse().unwrap(),
+        identity: identity.map(Into::into),
+        grace: seconds(600),
+    };
+    assert_eq!(providers("d.example"), [&age(Some("/etc/d.txt")), &age(None)]);
+}
+
+#[test]
+fn what_is_wrong_with_a_provider_is_said_without_repeating_it() {
+    for (provider, place, expected) in [
+        (r#"{ provider = "fil", path = "/a" }"#, "3:22", r#"did you mean "file"?"#),
+        (r#"{ provider = "sk_live", path = "/a" }"#, "3:22", "there are: env, file, exec, keyring, age"),
+        (r#"{ provider = "file" }"#, "3:1", "`token` needs `path`"),
+        (r#"{ provider = "file", path = "sk_live" }"#, "3:37", "`path` must be an absolute path"),
+        (r#"{ provider = "file", path = "~/sk_live" }"#, "3:37", "`~` and variables are not expanded"),
+        (r#"{ provider = "file", path = "/a", name = "A" }"#, "3:43", "unknown key `name`"),
+        (r#"{ provider = "file", path = "/a", grace = "soon" }"#, "3:51", "a time span is a number with a unit"),
+        (r#"{ provider = "exec", command = "op read" }"#, "3:40", "`command` must be a list"),
+        (r#"{ provider = "exec", command = [] }"#, "3:40", "`command` is empty"),
+        (r#"{ provider = "exec", command = [""] }"#, "3:40", "none of them with a NUL"),
+        (r#"{ provider = "exec", command = ["./sk_live"] }"#, "3:40", "an absolute path"),
+        (r#"{ provider = "exec", command = ["a"], ttl = "0s" }"#, "3:53", "a time span"),
+        (r#"{ provider = "keyring", name = "sk live" }"#, "3:40", "the name of a secret has"),
+        (r#"{ provider = "age", file = "/a" }"#, "3:1", "`token` needs `name`"),
+    ] {
+        let problems = problems(&format!("[credentials.\"a.example\"]\ntype = \"bearer\"\ntoken = {provider}\n"));
+        assert!(problems.contains(&format!("vault.toml:{place}")), "{provider}: {problems}");
+        assert!(
+            problems.contains(expected) && !problems.contains("sk_live") && !problems.contains("sk live"),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
+fn credentials_that_are_got_in_exchange() {
+    let vault = parse_vault(
+        "vault.toml",
+        r#"
+[credentials."a.example"]
+type = "oauth2"
+grant = "client_credentials"
+token_url = "https://auth.example.com:8443/oauth/token"
+client_id = "my-client"
+client_secret = { provider = "env", name = "A" }
+client_auth = "body"
+scopes = ["read", "a:b"]
+audience = "https://a.example/"
+[credentials."b.example"]
+type = "oauth2"
+grant = "refresh_token"
+token_url = "https://auth.example.com/token"
+client_id = "public"
+refresh_token = { provider = "env", name = "B" }
+[credentials."api.github.com"]
+type = "github_app"
+app_id = "123"
+installation_id = "456"
+private_key = { provider = "file", path = "/etc/app.pem" }
+repositories = ["a", "b"]
+permissions = { contents = "read", issues = "write" }
+[credentials."github.com"]
+type = "github_app"
+app_id = "Iv1.abc"
+installation_id = "456"
+private_key = { provider = "file", path = "/etc/app.pem" }
+api_url = "https://github.example.com/api/v3"
+send_as = "basic"
+[credentials."*.googleapis.com"]
+type = "google_service_account"
+key = { provider = "file", path = "/etc/key.json" }
+scopes = ["https://www.googleapis.com/auth/devstorage.read_only"]
+subject = "someone@example.com"
+"#,
+    )
+    .unwrap();
+    let kind = |host: &str| vault.credentials[&host.parse::<HostPattern>().unwrap()].kind.clone();
+    let env = |name: &str| ProviderRef::Env { name: name.parse().unwrap() };
+    let CredentialKind::Oauth2(a) = kind("a.example") else { panic!() };
+    assert_eq!((a.grant, a.client_secret, a.auth_in_body), (OauthGrant::ClientCredentials, Some(env("A")), true));
+    assert_eq!((a.token_url.to_string().as_str(), a.scopes.len()), ("https://auth.example.com:8443/oauth/token", 2));
+    assert_eq!(a.audience.as_deref(), Some("https://a.example/"));
+    let CredentialKind::Oauth2(b) = kind("b.example") else { panic!() };
+    assert_eq!((b.grant, b.client_secret, b.auth_in_body), (OauthGrant::RefreshToken(env("B")), None, false));
+    let CredentialKind::GithubApp(api) = kind("api.github.com") else { panic!() };
+    assert_eq!((api.installation_id, api.repositories, api.permissions.len()), (456, vec!["a".into(), "b".into()], 2));
+    assert_eq!((api.api_url.to_string().as_str(), api.basic), ("https://api.github.com/", false));
+    let CredentialKind::GithubApp(git) = kind("github.com") else { panic!() };
+    assert_eq!(
+        (git.app_id.as_str(), git.api_url.to_string().as_str(), git.basic),
+        ("Iv1.abc", "https://github.example.com/api/v3", true)
+    );
+    let CredentialKind::GoogleServiceAccount(google) = kind("*.googleapis.com") else { panic!() };
+    assert_eq!((google.scopes.len(), google.subject.as_deref()), (1, Some("someone@example.com")));
+}
+
+#[test]
+fn what_is_wrong_with_an_exchange_is_all_said() {
+    let problems = problems(
+        r#"[credentials."a.example"]
+type = "oauth2"
+grant = "client_credential"
+token_url = "http://auth.example.com/token"
+client_id = "sk_live 1"
+client_auth = "post"
+scopes = ["read write"]
+[credentials."b.example"]
+type = "oauth2"
+grant = "client_credentials"
+token_url = "https://user@auth.example.com/token"
+client_id = "b"
+client_secret = "sk_live_1"
+refresh_token = { provider = "env", name = "B" }
+[credentials."c.example"]
+type = "github_app"
+app_id = "1"
+installation_id = "c"
+private_key = { provider = "env", name = "C" }
+permissions = { contents = "all" }
+[credentials."d.example"]
+type = "google_service_account"
+key = { provider = "env", name = "D" }
+"#,
+    );
+    assert!(!problems.contains("sk_live"), "{problems}");
+    let lines: Vec<&str> = problems.lines().filter(|line| line.starts_with("vault.toml")).collect();
+    let begins = [
+        "vault.toml:3:9: `grant` is \"client_credentials\" or \"refresh_token\"",
+        "vault.toml:4:13: `token_url` is not valid: it has to begin with https://",
+        "vault.toml:5:13: `client_id` is not valid: it has 1 to 512 visible ASCII characters",
+        "vault.toml:6:15: `client_auth` is \"basic\" or \"body\"",
+        "vault.toml:7:11: `read write` is not valid here: a scope has no spaces",
+        "vault.toml:11:13: `token_url` is not valid: it cannot have a user",
+        "vault.toml:13:17: `client_secret` must be a table",
+        "vault.toml:14:1: unknown key `refresh_token`",
+        "vault.toml:18:19: `c` is not valid here",
+        "vault.toml:20:28: `contents` is \"read\" or \"write\" or \"admin\"",
+        "vault.toml:21:14: `d.example` needs `scopes`",
+    ];
+    assert_eq!(lines.len(), begins.len(), "{problems}");
+    for (line, begin) in lines.iter().zip(begins) {
+        assert!(line.starts_with(begin), "{line} / {begin}");
+    }
 }

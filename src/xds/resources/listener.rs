@@ -54,8 +54,9 @@ const STREAM_IDLE_SECONDS: i64 = 3600;
 /// in its own words, and never this; Envoy has one response flag for both.
 const UNANSWERED: StatusCode = StatusCode::NetworkAuthenticationRequired;
 
-/// How long the vault may take before a request is refused. Its own answers take microseconds.
-const VAULT_TIMEOUT_SECONDS: i64 = 2;
+/// How long the vault may take before a request is refused. Its own answers take microseconds; a credential that has to be
+/// fetched first may take seconds.
+const VAULT_TIMEOUT_SECONDS: i64 = 10;
 
 pub(super) fn listener(policy: &Policy) -> Listener {
     let mut filter_chains: Vec<FilterChain> = policy
@@ -174,7 +175,7 @@ fn connection_manager(
         stream_idle_timeout: Some(duration(STREAM_IDLE_SECONDS)),
         request_headers_timeout: Some(duration(30)),
         // The vault judges the path that the upstream will see, and no other reading of it. Escaped slashes go on as they are, since
-        // names in some APIs have them (Google Cloud Storage, GitLab); to the vault no pattern matches such a path.
+        // names in some APIs have them (Google Cloud Storage, GitLab); the vault judges them in both readings.
         normalize_path: Some(boolean(true)),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,

@@ -49,6 +49,11 @@ impl TrustedCa {
         Self { pem, name: format!("ca/{id:016x}").into() }
     }
 
+    /// The certificates, PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
     pub(super) fn name(&self) -> String {
         self.name.to_string()
     }
