@@ -9,9 +9,9 @@
 //! endpoint.
 
 pub mod exchange;
-pub mod live;
 #[cfg(test)]
 mod laws_tests;
+pub mod live;
 mod metrics;
 pub mod providers;
 mod query;
