@@ -113,7 +113,11 @@ fuzz_target!(|input: (u8, &str, &str, Vec<(&str, &[u8])>)| {
     }
     for (name, value) in &sent {
         assert!(!has(value, TOKEN.as_bytes()), "{name}: a token goes on");
-        let words = value.split(|byte| byte.is_ascii_whitespace());
+        // No path is read as `Basic`.
+        if name == ":path" {
+            continue;
+        }
+        let words = value.split(|byte| byte.is_ascii_whitespace() || b",;".contains(byte));
         let decoded = words.filter_map(|word| STANDARD.decode(word).ok());
         assert!(!decoded.into_iter().any(|word| has(&word, TOKEN.as_bytes())), "{name}: a token goes on in Basic");
     }

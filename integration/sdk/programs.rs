@@ -277,7 +277,10 @@ impl World<'_> {
             )
             .await;
         eprintln!("git push: {}", output.stderr);
-        assert!(!output.status.success() && output.stderr.contains("403"), "{output:?}");
+        assert!(
+            !output.status.success() && output.stderr.contains("The requested URL returned error: 403"),
+            "{output:?}"
+        );
     }
 }
 

@@ -111,11 +111,12 @@ fn values() -> impl Strategy<Value = Vec<u8>> {
     let around = || prop_oneof!["", " ", "[ -~]{0,12}[ :;,=\"/]", Just("Bearer ".to_owned()), Just("key=".to_owned())];
     let plain =
         (around(), prop_oneof!["", "[ -~]{0,8}"]).prop_map(|(before, after)| format!("{before}{}{after}", token()));
-    let basic =
-        (around(), prop_oneof!["", ":", ":[ -~]{0,5}"], prop::sample::select(vec!["Basic ", "basic  ", "BASIC\t"]))
-            .prop_map(|(before, after, scheme)| {
-                format!("{scheme}{}", STANDARD.encode(format!("{before}{}{after}", token())))
-            });
+    let schemes = prop::sample::select(vec!["Basic ", "basic  ", "BASIC\t"]);
+    let basic = (around(), prop_oneof!["", ":", ":[ -~]{0,5}"], schemes, prop_oneof!["", "[ ,;][ -~]{0,5}"]).prop_map(
+        |(before, after, scheme, more)| {
+            format!("{scheme}{}{more}", STANDARD.encode(format!("{before}{}{after}", token())))
+        },
+    );
     let bytes = prop::collection::vec(any::<u8>(), 0..20);
     prop_oneof![3 => plain.prop_map(String::into_bytes), 2 => basic.prop_map(String::into_bytes), 1 => bytes]
 }
@@ -161,7 +162,7 @@ proptest! {
         let token = token();
         for (name, value) in &sent {
             prop_assert!(!has(value, &token), "{name}: {:?}", String::from_utf8_lossy(value));
-            let words = value.split(|byte| byte.is_ascii_whitespace());
+            let words = value.split(|byte| byte.is_ascii_whitespace() || b",;".contains(byte));
             for decoded in words.filter_map(|word| STANDARD.decode(word).ok()) {
                 prop_assert!(!has(&decoded, &token), "{name}: {:?}", String::from_utf8_lossy(value));
             }

@@ -263,9 +263,27 @@ fn in_header<'a>(value: &'a [u8], prefix: &TokenPrefix) -> Option<Cow<'a, str>> 
     plain(password, prefix).or_else(|| plain(user, prefix)).map(|token| Cow::Owned(token.into_owned()))
 }
 
-/// Whether a token is anywhere in what `Basic` carries.
+/// Whether a token is anywhere in what `Basic` carries, for readers of every kind: some skip what is not of the alphabet, or
+/// stop at the first word.
 fn in_basic(value: &[u8], prefix: &TokenPrefix) -> bool {
-    basic(value).is_some_and(|pair| prefix.looks_like_token(&pair))
+    let Some((_, rest)) = scheme(value).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"basic")) else {
+        return false;
+    };
+    let words = rest.split(|&b| b.is_ascii_whitespace() || matches!(b, b',' | b';'));
+    words.chain([rest]).any(|word| {
+        let letters = word.iter().filter_map(|&b| match b {
+            b'-' => Some(b'+'),
+            b'_' => Some(b'/'),
+            b'+' | b'/' => Some(b),
+            _ => b.is_ascii_alphanumeric().then_some(b),
+        });
+        let mut letters: Vec<u8> = letters.collect();
+        if letters.len() % 4 == 1 {
+            // Less than a byte.
+            letters.pop();
+        }
+        LENIENT.decode(letters).is_ok_and(|pair| prefix.looks_like_token(&pair))
+    })
 }
 
 /// What `Basic` carries (RFC 7617): `user:password`, decoded.
@@ -391,6 +409,12 @@ mod tests {
             assert!(presented(&[(header, TOKEN.as_bytes())]).contains(header));
         }
         assert!(presented(&[("authorization", format!("Digest t=\"{TOKEN}\"").as_bytes())]).contains("unusual"));
+        for (before, after) in [("", " x"), ("x ", ""), ("", ", x=1"), ("\"", "\""), ("", "\u{7f}-a"), ("", "=a")] {
+            let value = basic(&format!("u:{TOKEN}")).replace(' ', &format!(" {before}")) + after;
+            for header in ["authorization", "x-custom"] {
+                assert!(presented(&[(header, value.as_bytes())]).starts_with("misplaced"), "{header}: {value}");
+            }
+        }
         for pair in [format!("u:x {TOKEN}"), format!("key={TOKEN}:p"), format!("u:p:{TOKEN}")] {
             assert!(presented(&[("authorization", basic(&pair).as_bytes())]).contains("unusual"), "{pair}");
         }

@@ -180,6 +180,9 @@ fn a_shell_reads_back_what_was_written() {
     let line: Vec<String> = nasty.iter().map(|text| shell_word(text)).collect();
     assert_eq!(words(&format!("mint {}", line.join(" "))), nasty);
     assert_eq!(words("mint '' \"\""), ["", ""]);
+    // Without the `=`, it would be another option.
+    let state = tempfile::tempdir().unwrap();
+    assert!(minted(state.path(), &words("mint --methods=-X")).starts_with("acm_"));
 }
 
 #[test]

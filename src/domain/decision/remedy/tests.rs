@@ -148,6 +148,11 @@ fn a_new_token_is_for_this_host_and_sandbox_and_keeps_what_the_old_one_allowed()
             vec![vec![methods(&["GET"])], vec![methods(&["GET", "DELETE", "PATCH"])]],
             "mint --hosts free.example --methods PUT --sandbox box",
         ),
+        (
+            "-X free.example /x",
+            vec![vec![methods(&["GET"])], vec![methods(&["GET", "DELETE"])]],
+            "mint --hosts free.example --methods=-X --sandbox box",
+        ),
     ] {
         let narrowings: Vec<Vec<Restriction>> = narrowings;
         assert_eq!(command(request, &narrowings), expected, "{request}");
