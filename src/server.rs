@@ -545,6 +545,17 @@ async fn keep_applied(
     }
 }
 
+/// The same vault, with its decisions shown and written down as `serve` has it, in `state_dir`, until the second value is dropped:
+/// for benchmarks.
+///
+/// # Errors
+/// When the log cannot be opened.
+pub fn audited(vault: Vault, state_dir: &Path) -> anyhow::Result<(Vault, impl Drop + use<>)> {
+    let log = AuditLog::open(state_dir, AUDIT_KEPT).context("cannot use the audit log")?;
+    let (watchers, writer) = Watchers::start(Arc::new(Activity::new()), log, TokenPrefix::default(), &Registry::new())?;
+    Ok((vault.observed_by(Arc::new(watchers)), writer))
+}
+
 /// The bootstrap of the Envoy that this server keeps running.
 fn local_bootstrap(runtime_dir: &Path) -> String {
     bootstrap(envoy::LOCAL_NODE, LOCAL_CLUSTER, runtime_dir, envoy::Protocol::Delta)

@@ -207,3 +207,39 @@ fn a_sandbox_outlives_its_server() {
     let codes = asking.more(10);
     assert!(is_all_200(&codes), "{codes:?}");
 }
+
+/// An agent hands a narrower token to a program of its own: it works, and can do less.
+fn a_token_is_narrowed_inside(runtime: &'static str) {
+    let world = World::new(runtime);
+    world.project("shop", "", TOKEN, &["api.stripe.com"]);
+    let ask = r#"ask() { curl -s -o /dev/null -w '%{http_code} ' -X "$2" -H "Authorization: Bearer $1" "https://api.stripe.com$3"; }"#;
+    let said = world.says(
+        "shop",
+        &format!(
+            "{ask}\nnarrow=$(mint attenuate \"$STRIPE_API_KEY\" --methods GET --paths '/v1/charges/**') || exit 1\n\
+             ask \"$STRIPE_API_KEY\" POST /v1/customers; ask \"$narrow\" GET /v1/charges; ask \"$narrow\" POST /v1/charges\n\
+             ask \"$narrow\" GET /v1/customers"
+        ),
+    );
+    assert_eq!(said, "200 200 403 403");
+    world.forwarded();
+    let inspected = world.says("shop", "mint attenuate \"$STRIPE_API_KEY\" --valid-for 1h | mint inspect -");
+    assert!(inspected.contains("unchecked (the key is on the host)"), "{inspected}");
+    // It has no key here, and makes nothing.
+    let made = world.inside("shop", "mint --hosts api.stripe.com; mint keys list; mint list");
+    assert!(made.stdout.is_empty() && made.stderr.contains("Usage: mint"), "{made:?}");
+    // The program is everybody's: nothing inside can change it.
+    let changed = world.inside("shop", ": > /opt/agent-creds-bin/mint || rm -f /opt/agent-creds-bin/mint || echo x >> /opt/agent-creds-bin/mint");
+    assert!(!changed.status.success(), "{changed:?}");
+    assert_eq!(world.says("shop", "mint --version | cut -d' ' -f1"), "mint");
+}
+
+#[test]
+fn a_token_is_narrowed_inside_with_runc() {
+    a_token_is_narrowed_inside("runc");
+}
+
+#[test]
+fn a_token_is_narrowed_inside_with_gvisor() {
+    a_token_is_narrowed_inside("runsc");
+}

@@ -1,10 +1,13 @@
-//! `mint`: makes tokens, narrows them, and shows what is in them.
+//! `mint`: makes tokens, narrows them, and shows what is in them. Built for the inside of a sandbox, it does all but making them.
 
 use std::io;
 use std::process::ExitCode;
 
 use agent_creds::cli::Environment;
+#[cfg(feature = "host")]
 use agent_creds::cli::mint::{Args, Streams, run};
+#[cfg(not(feature = "host"))]
+use agent_creds::cli::narrow::{Args, Streams, run};
 use clap::Parser;
 
 fn main() -> ExitCode {

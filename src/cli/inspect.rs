@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::caveats::{Window, caveat_as_json};
 use crate::domain::macaroon::caveat::UnixTime;
-use crate::domain::macaroon::{Macaroon, Token, verify};
+#[cfg(feature = "host")]
+use crate::domain::macaroon::verify;
+use crate::domain::macaroon::{Macaroon, Token};
+#[cfg(feature = "host")]
 use crate::state::{SigningKeys, StateError};
 
 /// What is known of a token's signature.
@@ -22,6 +25,7 @@ pub enum Signature {
 
 impl Signature {
     /// Verifies the token when there are keys.
+    #[cfg(feature = "host")]
     pub fn of(token: &Token, keys: Result<Option<SigningKeys>, StateError>) -> Self {
         match keys {
             Ok(Some(keys)) => match verify(token, &keys.keyring()) {

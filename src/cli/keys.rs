@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::mint::{MintCliError, Streams};
+use super::narrow::NarrowError;
 use crate::domain::macaroon::{KeyId, KeyIdError};
 use crate::state::{StateDir, TokenLog};
 
@@ -62,7 +63,7 @@ pub(super) fn run(
         KeysCommand::New { id } => {
             let id = match id {
                 Some(id) => id,
-                None => new_id(now).map_err(|error| MintCliError::Usage(error.to_string()))?,
+                None => new_id(now).map_err(|error| NarrowError::Usage(error.to_string()))?,
             };
             // The first key comes first: tokens that are signed with it are not to break.
             state.signing_keys(variable)?;

@@ -1,26 +1,18 @@
 //! `mint`: makes tokens, narrows them, and shows what is in them.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use serde::Serialize;
-use serde_json::Value;
-use zeroize::Zeroizing;
 
 use super::Environment;
-use super::caveats::caveat_as_json;
 use super::inspect::{self, Signature};
 use super::issued;
 use super::keys::{self, KeysCommand};
-use super::moment::{LATEST, Moment, Span};
-use crate::domain::macaroon::caveat::UnixTime;
-use crate::domain::macaroon::{
-    KeyId, MAX_TOKEN_BYTES, MintError, Restriction, Token, TokenError, TokenPrefix, attenuate, mint,
-};
-use crate::domain::names::{HostPattern, Method, SandboxId};
-use crate::domain::policy::PathPattern;
+pub use super::narrow::Streams;
+use super::narrow::{self, LimitArgs, NarrowError, OutputArgs, TokenArg};
+use crate::domain::macaroon::{KeyId, MintError, Token, TokenError, mint};
 use crate::state::{IssuedToken, KeysError, LogError, StateDir, StateError, TokenLog, existing_signing_keys};
 
 /// The validity of a new token when nobody says: a day.
@@ -117,66 +109,18 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct LimitArgs {
-    /// Hosts it is good for: `api.stripe.com`, or `*.example.com` for everything below
-    #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
-    hosts: Option<Vec<HostPattern>>,
-    /// HTTP methods it is good for
-    #[arg(long, value_name = "METHOD,…", value_delimiter = ',')]
-    methods: Option<Vec<Method>>,
-    /// Paths it is good for: `*` is anything within one segment, `**` any number of segments
-    #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
-    paths: Option<Vec<PathPattern>>,
-    /// The one sandbox or gateway it is good for
-    #[arg(long, value_name = "NAME")]
-    sandbox: Option<SandboxId>,
-    /// How long it is good: 30m, 1h, 24h, 7d … [default for a new token: 24h]
-    #[arg(long, value_name = "SPAN")]
-    valid_for: Option<Span>,
-    /// From when on it is good: RFC 3339, Unix seconds, or a span from now [default: now]
-    #[arg(long, value_name = "TIME")]
-    not_before: Option<Moment>,
-}
-
-#[derive(Debug, clap::Args)]
-struct OutputArgs {
-    /// Show the token's caveats on standard error
-    #[arg(long)]
-    show_caveats: bool,
-    /// Print JSON with token, id, caveats and expiry
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
 struct StateArgs {
     /// The state folder, which holds the signing key [default: $XDG_STATE_HOME/agent-creds or ~/.local/state/agent-creds]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
-/// A token on the command line, kept out of `Debug`.
-#[derive(Clone)]
-struct TokenArg(Zeroizing<String>);
-
-impl From<String> for TokenArg {
-    fn from(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-}
-
-impl std::fmt::Debug for TokenArg {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TokenArg(…)")
-    }
-}
-
 /// Why `mint` fails. No message holds a token or a key.
 #[derive(Debug, thiserror::Error)]
 pub enum MintCliError {
-    /// Wrong options, or a wrong environment.
-    #[error("{0}")]
-    Usage(String),
+    /// Wrong options, a wrong environment, or a token that is none.
+    #[error(transparent)]
+    Narrow(#[from] NarrowError),
     /// The signing key or the state folder cannot be used.
     #[error("cannot get the signing key")]
     State(#[from] StateError),
@@ -191,9 +135,6 @@ pub enum MintCliError {
     /// The log of tokens cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The token given is none.
-    #[error("cannot read the token")]
-    Token(#[from] TokenError),
     /// What is to be revoked is neither a token nor an id.
     #[error("this is neither a token nor the id of one (32 hexadecimal digits)")]
     TokenOrId(#[source] TokenError),
@@ -211,31 +152,19 @@ pub enum MintCliError {
 impl MintCliError {
     /// The exit status that goes with it: 2 for wrong usage, else 1.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+        if let Self::Narrow(error) = self { error.exit_code() } else { 1 }
     }
-}
-
-/// The standard streams.
-pub struct Streams<'a> {
-    /// Where `-` reads a token from.
-    pub input: &'a mut dyn Read,
-    /// Where the token, and nothing else, goes.
-    pub output: &'a mut dyn Write,
-    /// Where `--show-caveats` goes.
-    pub error: &'a mut dyn Write,
 }
 
 /// Runs `mint`. `now` is the time in Unix seconds.
 ///
 /// Errors: see [`MintCliError`]; nothing is printed on `output` then.
 pub fn run(args: Args, environment: &Environment, now: i64, streams: &mut Streams<'_>) -> Result<(), MintCliError> {
-    let prefix = match &environment.token_prefix {
-        Some(text) => text.parse().map_err(|error| MintCliError::Usage(format!("TOKEN_PREFIX: {error}")))?,
-        None => TokenPrefix::default(),
-    };
+    let prefix = narrow::prefix(environment)?;
     match args.command {
         None => {
-            let restrictions = args.limits.for_new_token(now)?;
+            let default = DEFAULT_VALIDITY.parse().map_err(|error| NarrowError::Usage(format!("{error}")))?;
+            let restrictions = args.limits.for_new_token(now, default);
             let state = StateDir::open(args.state.path(environment)?)?;
             let keys = state.signing_keys(environment.signing_key())?;
             let (id, key) = keys.current();
@@ -245,18 +174,13 @@ pub fn run(args: Args, environment: &Environment, now: i64, streams: &mut Stream
             // Nobody has a token that is not in the log.
             let issued = IssuedToken::of(&token.macaroon, now, environment.issuer());
             TokenLog::open(state.path())?.record(&[issued])?;
-            print_token(&token, &prefix, &args.output, streams)
+            Ok(narrow::print_token(&token, &prefix, &args.output, streams)?)
         }
         Some(Command::Attenuate { token, limits, output }) => {
-            let mut token = Token::parse(&token.read(streams)?, &prefix)?;
-            let restrictions = limits.for_old_token(now, token.unverified_expiry())?;
-            token.macaroon = attenuate(&token.macaroon, &restrictions)?;
-            // With discharges the whole may be too much where its parts are not.
-            Token::parse(&token.encode(&prefix), &prefix).map_err(MintError::Unreadable)?;
-            print_token(&token, &prefix, &output, streams)
+            Ok(narrow::attenuated(token, limits, &output, &prefix, now, streams)?)
         }
         Some(Command::Inspect { token, json, state }) => {
-            let token = Token::parse(&token.read(streams)?, &prefix)?;
+            let token = Token::parse(&token.read(streams)?, &prefix).map_err(NarrowError::from)?;
             // Inspecting makes nothing, and goes on without a key.
             let keys = state.path(environment);
             let keys = keys.and_then(|path| existing_signing_keys(&path, environment.signing_key()));
@@ -287,49 +211,6 @@ pub fn run(args: Args, environment: &Environment, now: i64, streams: &mut Stream
     }
 }
 
-impl LimitArgs {
-    fn for_new_token(self, now: i64) -> Result<Vec<Restriction>, MintCliError> {
-        let default = DEFAULT_VALIDITY.parse().map_err(|error| MintCliError::Usage(format!("{error}")))?;
-        let not_before = self.not_before.map_or(now, |moment| moment.unix(now));
-        let not_after = end_of(not_before, self.valid_for.unwrap_or(default));
-        let mut restrictions = vec![Restriction::ValidityWindow { not_before, not_after }];
-        self.append_others(&mut restrictions);
-        Ok(restrictions)
-    }
-
-    fn for_old_token(self, now: i64, expiry: Option<i64>) -> Result<Vec<Restriction>, MintCliError> {
-        let mut restrictions = Vec::new();
-        if self.valid_for.is_some() || self.not_before.is_some() {
-            let not_before = self.not_before.map_or(now, |moment| moment.unix(now));
-            // The end stays what it was when only the beginning is given.
-            let old_end = expiry.unwrap_or(LATEST);
-            let not_after = self.valid_for.map_or(old_end, |span| end_of(not_before, span));
-            if not_before > old_end {
-                let end = UnixTime(old_end);
-                return Err(MintCliError::Usage(format!("the token is good until {end} only: begin before that")));
-            }
-            restrictions.push(Restriction::ValidityWindow { not_before, not_after });
-        }
-        self.append_others(&mut restrictions);
-        if restrictions.is_empty() {
-            let message = "nothing to narrow: give --hosts, --methods, --paths, --sandbox, --valid-for or --not-before";
-            return Err(MintCliError::Usage(message.to_owned()));
-        }
-        Ok(restrictions)
-    }
-
-    fn append_others(self, restrictions: &mut Vec<Restriction>) {
-        restrictions.extend(self.hosts.map(Restriction::Hosts));
-        restrictions.extend(self.methods.map(Restriction::Methods));
-        restrictions.extend(self.paths.map(Restriction::Paths));
-        restrictions.extend(self.sandbox.map(Restriction::Sandbox));
-    }
-}
-
-fn end_of(not_before: i64, span: Span) -> i64 {
-    not_before.saturating_add(span.seconds()).min(LATEST)
-}
-
 impl StateArgs {
     fn path(&self, environment: &Environment) -> Result<PathBuf, StateError> {
         match &self.state_dir {
@@ -337,59 +218,6 @@ impl StateArgs {
             None => StateDir::default_path(environment.xdg_state_home.as_deref(), environment.home.as_deref()),
         }
     }
-}
-
-impl TokenArg {
-    fn read(self, streams: &mut Streams<'_>) -> Result<Zeroizing<String>, MintCliError> {
-        if *self.0 != "-" {
-            return Ok(Zeroizing::new(self.0.trim().to_owned()));
-        }
-        // Room for white space around the longest token; what is longer is no token, and not read to its end.
-        let most = MAX_TOKEN_BYTES + 1024;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(most));
-        streams.input.take(most as u64).read_to_end(&mut bytes)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| TokenError::Base64)?.trim();
-        if text.is_empty() {
-            return Err(MintCliError::Usage("there is no token on standard input".to_owned()));
-        }
-        Ok(Zeroizing::new(text.to_owned()))
-    }
-}
-
-/// What `--json` prints of a token made.
-#[derive(Serialize)]
-struct Minted<'a> {
-    token: &'a str,
-    id: String,
-    caveats: Vec<Value>,
-    expires: Option<String>,
-}
-
-fn print_token(
-    token: &Token,
-    prefix: &TokenPrefix,
-    output: &OutputArgs,
-    streams: &mut Streams<'_>,
-) -> Result<(), MintCliError> {
-    if output.show_caveats {
-        for caveat in token.macaroon.unverified_caveats() {
-            writeln!(streams.error, "{caveat}")?;
-        }
-    }
-    let text = token.encode(prefix);
-    if output.json {
-        let minted = Minted {
-            token: &text,
-            id: token.id().to_string(),
-            caveats: token.macaroon.unverified_caveats().map(caveat_as_json).collect(),
-            expires: token.unverified_expiry().map(|expiry| UnixTime(expiry).to_string()),
-        };
-        serde_json::to_writer_pretty(&mut *streams.output, &minted).map_err(io::Error::from)?;
-        writeln!(streams.output)?;
-    } else {
-        writeln!(streams.output, "{}", *text)?;
-    }
-    Ok(streams.output.flush()?)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ pub mod aenv;
 pub mod caveats;
 #[cfg(feature = "host")]
 mod folders;
-#[cfg(feature = "host")]
 pub mod inspect;
 #[cfg(feature = "host")]
 mod issued;
@@ -18,6 +17,7 @@ mod keys;
 #[cfg(feature = "host")]
 pub mod mint;
 pub mod moment;
+pub mod narrow;
 #[cfg(feature = "host")]
 mod secret;
 #[cfg(feature = "host")]

@@ -5,7 +5,7 @@
 //! /workspace                     rw     the project's folder
 //! /workspace/agent-creds.toml    ro     the same file: the agent cannot widen its own sandbox
 //! /opt/agent-creds               ro     inside_dir: CA, policy.json, resolv.conf
-//! /opt/agent-creds-bin           ro     helpers_dir, and in it aenv once more
+//! /opt/agent-creds-bin           ro     helpers_dir, and in it aenv and mint once more
 //! /etc/resolv.conf               ro     inside_dir/resolv.conf
 //! ```
 //!
@@ -141,6 +141,7 @@ impl SandboxSpec {
             // Over itself: gVisor lets O_TRUNC through to the files of a folder that is mounted read-only, and this one is
             // everybody's. A file that is a mount is safe. What INSIDE has is this sandbox's own, and never read again.
             bind(&self.helpers_dir.join("aenv"), &format!("{HELPERS}/aenv"), true)?,
+            bind(&self.helpers_dir.join("mint"), &format!("{HELPERS}/mint"), true)?,
             bind(&self.inside_dir.join("resolv.conf"), "/etc/resolv.conf", true)?,
         ];
         let mut over = BTreeMap::new();
