@@ -125,7 +125,7 @@ type = "bearer"
             "vault.toml:3:14: `b.example` needs `username`",
             "    help: add username = { provider = \"env\", name = \"STRIPE_API_KEY\" }",
             "vault.toml:5:1: unknown key `user`",
-            "    help: known here: type, username, password",
+            "    help: known here: type, username, password, redact",
             "vault.toml:6:25: there is no such provider",
             "    help: write provider = \"env\": it is the only one",
             "vault.toml:7:14: `c.example.com` is read as tables in tables",
@@ -207,7 +207,7 @@ x-key = { provider = "env", name = "A" }
             "vault.toml:17:14: `d.example` needs `headers`",
             "    help: add headers = { x-api-key = { provider = \"env\", name = \"EXAMPLE_API_KEY\" } }",
             "vault.toml:19:1: unknown key `x-key`",
-            "    help: known here: type, headers",
+            "    help: known here: type, headers, redact",
         ]
     );
 }

@@ -3,15 +3,25 @@
 use std::fmt::Debug;
 
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig;
+use envoy_types::pb::envoy::extensions::common::matching::v3::ExtensionWithMatcher;
+use envoy_types::pb::envoy::extensions::compression::gzip::decompressor::v3::Gzip;
+use envoy_types::pb::envoy::extensions::filters::common::matcher::action::v3::SkipFilter;
+use envoy_types::pb::envoy::extensions::filters::http::decompressor::v3::Decompressor;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{FilterConfig, PerRouteConfig};
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::ExternalProcessor;
 use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
+use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::DynamicMetadataInput;
+use envoy_types::pb::envoy::extensions::matching::input_matchers::metadata::v3::Metadata;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{DownstreamTlsContext, UpstreamTlsContext};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::r#type::matcher::v3::HttpResponseHeaderMatchInput;
 use prost::{Message, Name};
+use sha2::{Digest, Sha256};
 
 /// A line of `{:#?}` with the lines inside it.
 struct Node {
@@ -81,15 +91,24 @@ fn decoded(url: &str, bytes: &[u8]) -> Node {
     }
     let kinds = [
         one::<ClusterConfig>,
+        one::<Decompressor>,
         one::<DownstreamTlsContext>,
         one::<ExtAuthz>,
         one::<ExtAuthzPerRoute>,
+        one::<ExtensionWithMatcher>,
+        one::<ExternalProcessor>,
         one::<FilterConfig>,
+        one::<Gzip>,
         one::<HeaderMutation>,
         one::<HttpConnectionManager>,
         one::<HttpProtocolOptions>,
+        one::<HttpResponseHeaderMatchInput>,
+        one::<Lua>,
+        one::<Metadata>,
+        one::<DynamicMetadataInput>,
         one::<PerRouteConfig>,
         one::<Router>,
+        one::<SkipFilter>,
         one::<TlsInspector>,
         one::<UpstreamTlsContext>,
     ];
@@ -98,7 +117,16 @@ fn decoded(url: &str, bytes: &[u8]) -> Node {
 
 fn write(node: &Node, depth: usize, out: &mut String) {
     out.push_str(&"  ".repeat(depth));
-    out.push_str(node.head.trim_end_matches(['{', '[', '(']).trim_end());
+    let head = node.head.trim_end_matches(['{', '[', '(']).trim_end();
+    // A script is in a file of its own.
+    match head.char_indices().nth(500) {
+        Some(_) => {
+            let digest = Sha256::digest(head.as_bytes());
+            let start: String = head.chars().take(60).collect();
+            out.push_str(&format!("{start}… {:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]));
+        }
+        None => out.push_str(head),
+    }
     out.push('\n');
     for inner in &node.inside {
         write(inner, depth + 1, out);
