@@ -13,7 +13,10 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 pub(crate) const HOST: &str = "api.stripe.com";
-const PATH: &str = "/v1/charges/ch_123?expand=customer";
+/// Answered with 1 KB.
+pub(crate) const SHORT: &str = "/v1/charges/ch_123?expand=customer";
+/// Answered with 1 MB.
+pub(crate) const LONG: &str = "/v1/charges/long";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
@@ -32,6 +35,7 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) token: String,
+    pub(crate) path: &'static str,
 }
 
 /// What came of it: answers per second, and seconds to an answer.
@@ -49,11 +53,12 @@ impl Load {
         let mut tasks: JoinSet<Vec<Duration>> = JoinSet::new();
         for _ in 0..self.connections {
             let (addr, protocol, tls, token) = (self.addr, self.protocol, Arc::clone(&self.tls), self.token.clone());
+            let request = request_text(self.path, &token);
             tasks.spawn(async move {
                 match protocol {
-                    Protocol::H1 => keep_alive(addr, tls, &token, end).await,
+                    Protocol::H1 => keep_alive(addr, tls, &request, end).await,
                     Protocol::H2 => http2(addr, tls, &token, end).await,
-                    Protocol::NewH1 => new_connections(addr, tls, &token, end).await,
+                    Protocol::NewH1 => new_connections(addr, tls, &request, end).await,
                 }
             });
         }
@@ -82,34 +87,32 @@ pub(crate) async fn connect(
     TlsConnector::from(tls).connect(name, tcp).await
 }
 
-fn request_text(token: &str) -> String {
+fn request_text(path: &str, token: &str) -> String {
     format!(
-        "GET {PATH} HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {token}\r\naccept: application/json\r\n\
+        "GET {path} HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {token}\r\naccept: application/json\r\n\
          accept-encoding: gzip\r\nuser-agent: Stripe/v1 PythonBindings/9.12.0\r\nstripe-version: 2024-06-20\r\n\r\n"
     )
 }
 
-async fn keep_alive(addr: SocketAddr, tls: Arc<ClientConfig>, token: &str, end: Instant) -> Vec<Duration> {
-    let request = request_text(token);
+async fn keep_alive(addr: SocketAddr, tls: Arc<ClientConfig>, request: &str, end: Instant) -> Vec<Duration> {
     let mut stream = connect(addr, tls, HOST).await.expect("a connection");
     let mut buffer = Vec::with_capacity(4096);
     let mut times = Vec::new();
     while Instant::now() < end {
         let start = Instant::now();
-        ask(&mut stream, &request, &mut buffer).await;
+        ask(&mut stream, request, &mut buffer).await;
         times.push(start.elapsed());
     }
     times
 }
 
-async fn new_connections(addr: SocketAddr, tls: Arc<ClientConfig>, token: &str, end: Instant) -> Vec<Duration> {
-    let request = request_text(token);
+async fn new_connections(addr: SocketAddr, tls: Arc<ClientConfig>, request: &str, end: Instant) -> Vec<Duration> {
     let mut buffer = Vec::with_capacity(4096);
     let mut times = Vec::new();
     while Instant::now() < end {
         let start = Instant::now();
         let mut stream = connect(addr, Arc::clone(&tls), HOST).await.expect("a connection");
-        ask(&mut stream, &request, &mut buffer).await;
+        ask(&mut stream, request, &mut buffer).await;
         times.push(start.elapsed());
     }
     times
@@ -139,7 +142,7 @@ async fn http2(addr: SocketAddr, tls: Arc<ClientConfig>, token: &str, end: Insta
     let mut times = Vec::new();
     while Instant::now() < end {
         let start = Instant::now();
-        let request = http::Request::get(format!("https://{HOST}{PATH}"))
+        let request = http::Request::get(format!("https://{HOST}{SHORT}"))
             .header("authorization", format!("Bearer {token}"))
             .header("accept", "application/json")
             .header("accept-encoding", "gzip")

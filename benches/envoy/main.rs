@@ -13,7 +13,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use self::load::{Load, Protocol, Sample};
+use self::load::{LONG, Load, Protocol, SHORT, Sample};
 use self::world::World;
 
 fn setting(name: &str, default: u32) -> u32 {
@@ -39,6 +39,7 @@ async fn main() {
     let world = World::start().await;
     edits(&world).await;
     requests(&world).await;
+    throughput(&world).await;
 }
 
 /// Saves the configuration again and again, each time with another new host, and takes the time until that host is served.
@@ -80,7 +81,8 @@ async fn requests(world: &World) {
         let mut samples: [Vec<Sample>; 4] = Default::default();
         for _ in 0..rounds {
             for (of_side, side) in samples.iter_mut().zip(world.sides()) {
-                let load = Load { addr: side, protocol, connections, tls: world.tls(protocol), token: world.token() };
+                let (tls, token) = (world.tls(protocol), world.token());
+                let load = Load { addr: side, protocol, connections, tls, token, path: SHORT };
                 of_side.push(load.run(seconds).await);
             }
         }
@@ -97,4 +99,22 @@ async fn requests(world: &World) {
         print("p50 ms", 3, latency_budget, |sample| sample.p50 * 1e3);
         print("p99 ms", 3, "", |sample| sample.p99 * 1e3);
     }
+}
+
+/// Long bodies: what is looked into against what is not. `told` has nobody who would keep an answer open.
+async fn throughput(world: &World) {
+    let seconds = Duration::from_secs(setting("BENCH_SECONDS", 2).into());
+    let rounds = setting("BENCH_ROUNDS", 3);
+    let [bare, ok, _, vault] = world.sides();
+    let mut rates: [Vec<f64>; 3] = Default::default();
+    for _ in 0..rounds {
+        for (of_side, side) in rates.iter_mut().zip([bare, ok, vault]) {
+            let (protocol, tls, token) = (Protocol::H1, world.tls(Protocol::H1), world.token());
+            let load = Load { addr: side, protocol, connections: 4, tls, token, path: LONG };
+            of_side.push(load.run(seconds).await.rate);
+        }
+    }
+    let [bare, ok, vault] = rates.map(median);
+    println!("\n1 MB answers, HTTP/1.1, 4 connections; `vault` looks into them");
+    println!("  MB/s: bare {bare:.0}, ok {ok:.0}, vault {vault:.0}");
 }

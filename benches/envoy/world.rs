@@ -25,7 +25,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::load::{HOST, Load, Protocol, connect};
+use super::load::{HOST, LONG, Load, Protocol, SHORT, connect};
 
 /// The argument that makes this program the vault that says yes: a process of its own, as the real one is.
 pub(crate) const YES: &str = "--yes-vault";
@@ -162,7 +162,7 @@ impl World {
             }
             // Warm, and right: every answer is looked at.
             let (protocol, token) = (Protocol::H1, world.token());
-            Load { addr, protocol, connections: 4, tls: world.tls(protocol), token }
+            Load { addr, protocol, connections: 4, tls: world.tls(protocol), token, path: SHORT }
                 .run(Duration::from_millis(500))
                 .await;
         }
@@ -283,6 +283,13 @@ impl Pki {
     }
 }
 
+/// An answer of this length, as an API gives it.
+fn answer(length: usize) -> Arc<str> {
+    let body: String = body().chars().cycle().take(length).collect();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+    (head + &body).into()
+}
+
 /// 1 KB as APIs answer it.
 fn body() -> String {
     let item =
@@ -291,7 +298,7 @@ fn body() -> String {
     format!("{:<1024}", format!("{{\"object\":\"list\",\"data\":[{}]}}", items.join(",")))
 }
 
-/// Answers every request with 1 KB, by HTTP/1.1.
+/// Answers requests with 1 KB, those for [`LONG`] with 1 MB, by HTTP/1.1.
 async fn upstream(pki: &Pki) -> SocketAddr {
     let chain = vec![CertificateDer::from_pem_slice(pki.chain.as_bytes()).expect("a certificate")];
     let key = PrivateKeyDer::from_pem_slice(pki.key.as_bytes()).expect("a key");
@@ -300,12 +307,11 @@ async fn upstream(pki: &Pki) -> SocketAddr {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
-    let answer: Arc<str> =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1024\r\n\r\n{}", body()).into();
+    let (short, long) = (answer(1024), answer(1_000_000));
     tokio::spawn(async move {
         loop {
             let Ok((tcp, _)) = listener.accept().await else { continue };
-            let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
+            let (acceptor, short, long) = (acceptor.clone(), Arc::clone(&short), Arc::clone(&long));
             tokio::spawn(async move {
                 let _ = tcp.set_nodelay(true);
                 let Ok(mut stream) = acceptor.accept(tcp).await else { return };
@@ -313,7 +319,9 @@ async fn upstream(pki: &Pki) -> SocketAddr {
                 // Requests without a body: each ends with an empty line.
                 while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
                     while let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                        buffer.drain(..end + 4);
+                        let head: Vec<u8> = buffer.drain(..end + 4).collect();
+                        let is_long = head.windows(LONG.len()).any(|bytes| bytes == LONG.as_bytes());
+                        let answer = if is_long { &long } else { &short };
                         if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
                             return;
                         }

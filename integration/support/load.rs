@@ -298,7 +298,7 @@ fn wrong(reply: &Reply, target: &Target) -> Option<String> {
     let echo: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
     let backwards = echo["authorization_backwards"].as_str().unwrap_or_default();
     let received: String = backwards.chars().rev().collect();
-    (received != *expected).then(|| format!("the upstream received authorization {received}"))
+    (received != *expected).then(|| format!("the upstream received authorization {received:?}"))
 }
 
 async fn watch_stream(state: Arc<State>, target: Target, mut stopped: watch::Receiver<bool>) {

@@ -40,6 +40,30 @@ fn token(restrictions: &[Restriction]) -> String {
 }
 
 #[test]
+fn what_a_stream_rests_on_ends_with_its_time_its_key_and_its_revocation() {
+    let mut rules = rules(false);
+    let request = AccessRequest {
+        sandbox: "box",
+        host: "free.example",
+        method: "GET",
+        target: "/",
+        token: Presented::Token(token(&[window(-10, 10)]).into()),
+    };
+    let Decision::Allow(grant) = decide(&rules, &request, NOW) else { panic!("it is refused") };
+    let holding = grant.holding().to_string().parse().unwrap();
+    assert_eq!(&holding, grant.holding());
+    assert!(rules.still_hold(&holding, NOW + 10) && !rules.still_hold(&holding, NOW + 11));
+    // With several keys, the one that signed it has to be among them.
+    rules.keyring = Keyring::default().with(KeyId::default(), &key(7));
+    assert!(rules.still_hold(&holding, NOW));
+    rules.keyring = Keyring::default().with("k2".parse().unwrap(), &key(7));
+    assert!(!rules.still_hold(&holding, NOW));
+    rules.keyring = Keyring::single(&key(7));
+    rules.revocations.add([holding.token]);
+    assert!(!rules.still_hold(&holding, NOW));
+}
+
+#[test]
 fn a_revoked_token_is_none_whatever_it_was_narrowed_to() {
     let rules = rules(false);
     let request = |token| AccessRequest {
