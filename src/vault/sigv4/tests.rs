@@ -448,6 +448,29 @@ fn what_a_signature_cannot_cover_is_refused() {
 }
 
 proptest! {
+    /// Of whatever looks like a signature, only what is harmless in another one is read.
+    #[test]
+    fn what_is_read_of_a_signature_is_harmless(
+        pieces in prop::collection::vec(
+            prop::sample::select(vec![
+                "AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256", " ", ",", "Credential=", "acm_a", "/20130524", "/us-east-1", "/s3",
+                "/aws4_request", "SignedHeaders=", "host;range", ", Signature=0", "=", "\u{e4}", "/", "\n", "%2F", "&", "?",
+                "X-Amz-Credential=", "X-Amz-Algorithm=AWS4-HMAC-SHA256&", "&X-Amz-Date=20130524T000000Z",
+                "&X-Amz-Expires=1&X-Amz-SignedHeaders=host&X-Amz-Signature=0",
+            ]),
+            0..14,
+        ),
+    ) {
+        let text = pieces.concat();
+        for signature in [authorization(text.as_bytes()), presigned(&text)].into_iter().flatten().flatten() {
+            let id = signature.access_key_id();
+            prop_assert!(!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'), "{}", text);
+            for name in [signature.region(), signature.service()] {
+                prop_assert!(name.len() <= 40 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)));
+            }
+        }
+    }
+
     /// Whatever a client sends, there is a signature or a refusal, and the same one each time.
     #[test]
     fn signing_never_panics(
