@@ -50,6 +50,7 @@ fn every_flag_in_the_readme_exists() {
         help(mint, &[]),
         help(mint, &["attenuate"]),
         help(env!("CARGO_BIN_EXE_actl"), &["log"]),
+        help(env!("CARGO_BIN_EXE_actl"), &["secret", "set"]),
         help(adev, &["init"]),
         help(adev, &["stop"]),
         // curl's, in the tour.

@@ -23,15 +23,16 @@ mod leaves;
 mod sandboxes;
 mod sockets;
 mod status;
+mod surroundings;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
 use prometheus::Registry;
@@ -53,6 +54,7 @@ use self::issuing::Followed;
 use self::leaves::LeafSource;
 use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
 use self::status::Status;
+use self::surroundings::{check_ports, system_ca};
 use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
 use crate::control::v1::control_server::ControlServer;
 use crate::domain::macaroon::TokenPrefix;
@@ -67,7 +69,7 @@ use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
-use crate::xds::resources::{MAX_SIGNED_BODY, TrustedCa, VAULT_CLUSTER, XDS_CLUSTER};
+use crate::xds::resources::{MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
 use crate::xds::service::XdsService;
 use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Snapshot};
 
@@ -79,15 +81,6 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 
 /// The image that the guard runs in: it has `nft`, `ip` and `tc`.
 const GUARD_IMAGE: &str = "agent-creds-envoy";
-
-/// Where system CA bundles are, by distribution; the first that exists is used.
-const SYSTEM_CA_FILES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Which Envoy the server keeps running.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -565,55 +558,6 @@ fn local_bootstrap(runtime_dir: &Path) -> String {
 pub fn bootstrap(node_id: &str, cluster: &str, runtime_dir: &Path, protocol: envoy::Protocol) -> String {
     let bootstrap = Bootstrap { node_id, cluster, runtime_dir, protocol, clusters: (XDS_CLUSTER, VAULT_CLUSTER) };
     format!("{:#}\n", bootstrap.to_json())
-}
-
-/// A port that another program holds would only show when Envoy refuses the listener: it is tried before anything starts.
-fn check_ports(loaded: &Loaded) -> anyhow::Result<()> {
-    for policy in loaded.projects.iter().filter_map(|project| project.policy(None)) {
-        if let Err(error) = try_port(policy.listen) {
-            let hint = match error.kind() {
-                std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
-                std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-                std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
-                _ => "choose another address",
-            };
-            bail!("{}: cannot listen on {} ({error}); {hint}", policy.origin, policy.listen);
-        }
-    }
-    Ok(())
-}
-
-/// Listens there for an instant. A process that was killed a moment ago may hold its sockets a little longer, so an address in
-/// use is tried again for a second.
-fn try_port(listen: SocketAddr) -> std::io::Result<()> {
-    let started = Instant::now();
-    loop {
-        match std::net::TcpListener::bind(listen) {
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && started.elapsed() < Duration::from_secs(1) =>
-            {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            outcome => return outcome.map(drop),
-        }
-    }
-}
-
-fn system_ca(named: Option<&Path>) -> anyhow::Result<TrustedCa> {
-    let file = match named {
-        Some(file) => file.to_owned(),
-        None => SYSTEM_CA_FILES.iter().map(PathBuf::from).find(|file| file.is_file()).with_context(|| {
-            format!(
-                "no CA bundle found to check upstreams with (looked for {}); install ca-certificates, or name one in \
-                 SSL_CERT_FILE",
-                SYSTEM_CA_FILES.join(", ")
-            )
-        })?,
-    };
-    let bytes = std::fs::read(&file).with_context(|| format!("cannot read the CA bundle {}", file.display()))?;
-    let certificates = config::certificates(&bytes)
-        .with_context(|| format!("{} is not a CA bundle, so no upstream could be trusted", file.display()))?;
-    Ok(TrustedCa::new(certificates))
 }
 
 fn same_folder(a: &Path, b: &Path) -> bool {

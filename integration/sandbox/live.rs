@@ -229,7 +229,10 @@ fn a_token_is_narrowed_inside(runtime: &'static str) {
     let made = world.inside("shop", "mint --hosts api.stripe.com; mint keys list; mint list");
     assert!(made.stdout.is_empty() && made.stderr.contains("Usage: mint"), "{made:?}");
     // The program is everybody's: nothing inside can change it.
-    let changed = world.inside("shop", ": > /opt/agent-creds-bin/mint || rm -f /opt/agent-creds-bin/mint || echo x >> /opt/agent-creds-bin/mint");
+    let changed = world.inside(
+        "shop",
+        ": > /opt/agent-creds-bin/mint || rm -f /opt/agent-creds-bin/mint || echo x >> /opt/agent-creds-bin/mint",
+    );
     assert!(!changed.status.success(), "{changed:?}");
     assert_eq!(world.says("shop", "mint --version | cut -d' ' -f1"), "mint");
 }

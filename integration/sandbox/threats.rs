@@ -288,6 +288,7 @@ fn the_first_process_finds_the_rules_in_force(runtime: &str) {
         service.port, service.port
     );
     install_script(&first, &helpers.path().join("aenv"));
+    install(&Path::new(HELPER).with_file_name("mint"), &helpers.path().join("mint"));
     let yard = Yard::new().with_env("AGENT_CREDS_HELPERS", helpers.path().to_str().unwrap());
     let project = yard.project("first", runtime, OWN);
     yard.launch(&project);
@@ -520,7 +521,7 @@ fn nothing_of_the_control_plane_is_inside(runtime: &str) {
         assert_eq!(fs::read_to_string(&config).unwrap(), text, "{line}");
     }
     for open in ["os.O_RDONLY|os.O_TRUNC", "os.O_WRONLY|os.O_CREAT|os.O_TRUNC"] {
-        for file in ["/workspace/agent-creds.toml", "/opt/agent-creds-bin/aenv"] {
+        for file in ["/workspace/agent-creds.toml", "/opt/agent-creds-bin/aenv", "/opt/agent-creds-bin/mint"] {
             let line = format!("import os; os.open('{file}', {open})");
             let _ = run_within(
                 Command::new("docker").args(["exec", "-u", "0", &container(&project), "python3", "-c", &line]),
@@ -530,6 +531,7 @@ fn nothing_of_the_control_plane_is_inside(runtime: &str) {
     }
     assert_eq!(fs::read_to_string(&config).unwrap(), text);
     assert_eq!(fs::metadata(HELPER).unwrap().len(), helper, "the helper of all sandboxes");
+    assert!(fs::metadata(Path::new(HELPER).with_file_name("mint")).unwrap().len() > 0, "the other helper");
     assert!(!own.join("new").exists());
     let answer = yard.run(&project, "aenv --json");
     assert!(answer.stdout.contains("api.example.com") && !answer.stdout.contains("evil.example"), "{answer:?}");

@@ -18,7 +18,7 @@ use crate::vault::providers::{AgeFile, AgeIdentity, Keyring};
 const EXAMPLES: &str = "\
 Examples:
   actl secret set STRIPE_API_KEY              asks for it, and puts it into the desktop's keyring
-  op read op://work/stripe/key | actl secret set STRIPE_API_KEY
+  op read op://Private/Stripe/key | actl secret set STRIPE_API_KEY
   actl secret set DEPLOY_KEY --age /etc/agent-creds/secrets.age --identity /etc/agent-creds/key.txt < deploy.pem
   actl secret list
 
