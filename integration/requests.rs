@@ -102,12 +102,22 @@ fn assert_swapped(recorded: &Recorded, header: &str, key: &str, token: &str) {
     }
 }
 
-/// Asserts that it is the refusal with this status and beginning, in text, with help.
+/// Asserts that it is the refusal with this status and beginning, with help: in text, in most APIs' JSON, or as AWS has it, where the
+/// help is part of the message.
 #[track_caller]
 fn assert_refusal(reply: &Reply, status: u16, beginning: &str) {
     let text = reply.text();
     assert_eq!(reply.status, StatusCode::from_u16(status).unwrap(), "{text}");
-    let (message, help) = if reply.header("content-type").as_deref() == Some("application/json") {
+    let content_type = reply.header("content-type").unwrap_or_default();
+    let in_message = |message: &str| {
+        let (message, help) = message.split_once(" Help: ").unwrap_or((message, ""));
+        (message.to_owned(), help.to_owned())
+    };
+    let (message, help) = if let Some((_, message)) = text.split_once("<Message>") {
+        in_message(message.split("</Message>").next().unwrap())
+    } else if content_type.starts_with("application/x-amz-json") || text.contains("\"__type\"") {
+        in_message(reply.json()["message"].as_str().unwrap())
+    } else if content_type == "application/json" {
         let error = &reply.json()["error"];
         let field = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
         (field("message"), field("help"))

@@ -55,6 +55,7 @@ impl World {
         write("inside/resolv.conf", "nameserver 192.0.2.53\n");
         write("inside/ca.pem", "our CA\n");
         install_script(AENV, &world.path("helpers/aenv"));
+        install_script(AENV, &world.path("helpers/mint"));
         make_image(&world.image, &world.path("image.tar"));
         world
     }

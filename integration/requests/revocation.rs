@@ -104,3 +104,31 @@ async fn keys_are_rotated_while_requests_flow() {
     refused_within_a_second(&world, &old, "not known").await;
     assert_eq!(answer(&world, &new).await.0, StatusCode::OK);
 }
+
+/// `mint` may be killed at any point: who has seen a token finds it in the log, and the log is never damaged.
+#[tokio::test]
+async fn a_mint_that_is_killed_has_written_down_every_token_it_printed() {
+    let world = World::start("").await;
+    let mut printed = Vec::new();
+    for round in 0..60_u64 {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_mint"))
+            .args(["--hosts", STRIPE, "--state-dir"])
+            .arg(world.server.state_dir())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_micros(400 * round)).await;
+        let _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        printed.extend(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned));
+    }
+    // Some were killed before they were done, and some not.
+    assert!((1..60).contains(&printed.len()), "{} of 60 were printed", printed.len());
+    let listed = json(&world, &["list", "--all"]).to_string();
+    for token in &printed {
+        let id = json(&world, &["inspect", token])["id"].as_str().unwrap().to_owned();
+        assert!(listed.contains(&id), "{id} was printed, and is in no log");
+        assert_eq!(answer(&world, token).await.0, StatusCode::OK);
+    }
+}

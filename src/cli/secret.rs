@@ -4,16 +4,18 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
+use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::config::SecretName;
 use crate::domain::secret::{Secret, SecretBytes};
-use crate::vault::providers::{AgeFile, AgeIdentity, Keyring};
+use crate::vault::providers::{AgeFile, AgeIdentity, Keyring, KeyringError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +29,9 @@ In vault.toml:
   token = { provider = \"age\", file = \"/etc/agent-creds/secrets.age\", name = \"DEPLOY_KEY\" }
 
 A server that uses the secret takes a new value up by itself: from a file at once, from the keyring within its `ttl`.";
+
+/// How long a person may take to unlock the keyring.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 pub(super) struct SecretArgs {
@@ -74,7 +79,7 @@ struct Store {
 
 enum Open {
     Age(AgeFile),
-    Keyring(tokio::runtime::Runtime, Keyring),
+    Keyring(Runtime, Keyring),
 }
 
 pub(super) fn run(args: SecretArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
@@ -85,7 +90,7 @@ pub(super) fn run(args: SecretArgs, out: &mut dyn Write) -> anyhow::Result<ExitC
             let secret = read(&name)?;
             match &store {
                 Open::Age(file) => file.set(name.as_str(), &secret)?,
-                Open::Keyring(runtime, keyring) => runtime.block_on(keyring.set(name.as_str(), &secret))?,
+                Open::Keyring(runtime, keyring) => within(runtime, keyring.set(name.as_str(), &secret))?,
             }
             writeln!(io::stderr(), "kept `{name}` in {store}")?;
             Ok(ExitCode::SUCCESS)
@@ -93,7 +98,7 @@ pub(super) fn run(args: SecretArgs, out: &mut dyn Write) -> anyhow::Result<ExitC
         SecretCommand::List { json, store } => {
             let names = match store.open()? {
                 Open::Age(file) => file.names()?,
-                Open::Keyring(runtime, keyring) => runtime.block_on(keyring.names())?,
+                Open::Keyring(runtime, keyring) => within(&runtime, keyring.names())?,
             };
             if json {
                 writeln!(out, "{}", json!(names))?;
@@ -109,7 +114,7 @@ pub(super) fn run(args: SecretArgs, out: &mut dyn Write) -> anyhow::Result<ExitC
             let store = store.open()?;
             let removed = match &store {
                 Open::Age(file) => file.remove(name.as_str())?,
-                Open::Keyring(runtime, keyring) => runtime.block_on(keyring.remove(name.as_str()))?,
+                Open::Keyring(runtime, keyring) => within(runtime, keyring.remove(name.as_str()))?,
             };
             if !removed {
                 bail!("there is no `{name}` in {store}; `actl secret list` shows what there is");
@@ -125,7 +130,7 @@ impl Store {
         let Some(path) = self.age else {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let hint = "without a desktop's keyring, keep secrets in an encrypted file: --age FILE";
-            let keyring = runtime.block_on(Keyring::open()).context(hint)?;
+            let keyring = within(&runtime, Keyring::open()).context(hint)?;
             return Ok(Open::Keyring(runtime, keyring));
         };
         let identity = match self.identity {
@@ -140,6 +145,13 @@ impl Store {
         };
         Ok(Open::Age(AgeFile { path, identity }))
     }
+}
+
+/// What the keyring answers, if it does; somebody may have to unlock it first.
+fn within<T>(runtime: &Runtime, answer: impl Future<Output = Result<T, KeyringError>>) -> anyhow::Result<T> {
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+    Ok(answer
+        .with_context(|| format!("the keyring gave no answer within {PATIENCE:?}; is it waiting to be unlocked?"))??)
 }
 
 impl std::fmt::Display for Open {
