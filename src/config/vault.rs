@@ -192,7 +192,14 @@ fn read_credential(entry: &Item<'_, '_>) -> Option<CredentialConfig> {
     };
     // By default what stays the same for long is masked.
     let by_default = kind.as_ref().is_some_and(CredentialKind::is_static);
-    let redact = table.optional("redact").map_or(Some(by_default), |item| item.boolean());
+    let redact = table.optional("redact").map_or(Some(by_default), |item| match (&kind, item.boolean()?) {
+        (Some(CredentialKind::SigV4(_)), true) => {
+            // Its keys do not travel, and answers to what was signed are asked for as the client signed.
+            item.wrong("bodies of answers to signed requests are not looked into", Some("remove `redact`".to_owned()));
+            None
+        }
+        (_, redact) => Some(redact),
+    });
     table.finish();
     Some(CredentialConfig { origin: entry.origin(), kind: kind?, redact: redact? })
 }

@@ -454,3 +454,22 @@ key = { provider = "env", name = "D" }
         assert!(line.starts_with(begin), "{line} / {begin}");
     }
 }
+
+#[test]
+fn what_is_masked_in_bodies_by_default_stays_the_same_for_long() {
+    let vault =
+        |kind: &str, redact: &str| parse_vault("v", &format!("[credentials.\"a.example\"]\n{kind}\n{redact}\n"));
+    let bearer = "type = \"bearer\"\ntoken = { provider = \"env\", name = \"A\" }";
+    let google = "type = \"google_service_account\"\nkey = { provider = \"env\", name = \"A\" }\nscopes = [\"a\"]";
+    let sigv4 = "type = \"sigv4\"\naccess_key_id = { provider = \"env\", name = \"A\" }\nsecret_access_key = { provider = \"env\", \
+                 name = \"A\" }";
+    let redact = |kind, redact| vault(kind, redact).unwrap().credentials.into_values().next().unwrap().redact;
+    for (kind, by_default) in [(bearer, true), (google, false), (sigv4, false)] {
+        assert_eq!((redact(kind, ""), redact(kind, "redact = false")), (by_default, false), "{kind}");
+    }
+    assert!(redact(google, "redact = true"));
+    assert!(vault(sigv4, "redact = true").unwrap_err().to_string().contains("v:5:10: bodies of answers"));
+    assert!(
+        vault(bearer, "redact = \"no\"").unwrap_err().to_string().contains("v:4:10: `redact` must be true or false")
+    );
+}
