@@ -146,6 +146,11 @@ impl Observer for Activity {
 
 /// Somebody else's text: escaped, and cut.
 pub(super) fn shown(text: &str) -> String {
+    // Nearly all of it is plain, and this is on the way of each request.
+    let plain = |byte: u8| (b' '..=b'~').contains(&byte) && !b"\"'\\".contains(&byte);
+    if text.len() <= MAX_TEXT && text.bytes().all(plain) {
+        return text.to_owned();
+    }
     let mut out: String = text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_TEXT).is_some() {
         out.push('…');
@@ -160,6 +165,22 @@ pub(super) fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn somebody_elses_text_is_escaped_and_cut() {
+        let long = "x".repeat(MAX_TEXT);
+        for (text, expected) in [
+            ("/v1/a?b=c~", "/v1/a?b=c~"),
+            ("", ""),
+            ("a\"b'c\\", "a\\\"b\\'c\\\\"),
+            ("a\u{1b}[31m\n\u{7f}", "a\\u{1b}[31m\\n\\u{7f}"),
+            ("\u{202e}é", "\\u{202e}é"),
+            (&long, &long),
+            (&format!("{long}y"), &format!("{long}…")),
+        ] {
+            assert_eq!(shown(text), expected, "{text:?}");
+        }
+    }
 
     fn request(activity: &Activity, sandbox: &str, target: &str) {
         activity.observe(Observation {
