@@ -48,6 +48,12 @@ pub(super) fn assignment(name: &str, value: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut out = Zeroizing::new(Vec::with_capacity(name.len() + 1 + 3 * value.len()));
     out.extend_from_slice(name.as_bytes());
     out.push(b'=');
+    encode_into(&mut out, value);
+    out
+}
+
+/// Percent-encoded: all but letters, digits and `-._~`, which forms and RFC 3986 (§2.3) read alike.
+pub(super) fn encode_into(out: &mut Vec<u8>, value: &[u8]) {
     for &byte in value {
         if is_unreserved(byte) {
             out.push(byte);
@@ -55,7 +61,6 @@ pub(super) fn assignment(name: &str, value: &[u8]) -> Zeroizing<Vec<u8>> {
             out.extend_from_slice(&escape(byte));
         }
     }
-    out
 }
 
 /// Appends the path with each byte percent-encoded but letters, digits and `-._~/`, whether it was or not.

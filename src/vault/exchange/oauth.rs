@@ -13,6 +13,7 @@ use super::OauthClient;
 use super::https::{Answer, Ask, Authorization};
 use crate::domain::secret::{Secret, SecretBytes};
 use crate::vault::live::FetchError;
+use crate::vault::query::encode_into;
 
 /// How long a token is taken to live that says nothing of it (RFC 6749 §5.1 leaves it to documentation).
 const UNSAID_LIFETIME: Duration = Duration::from_secs(600);
@@ -100,18 +101,6 @@ impl Form {
 
     pub(super) fn ask(self, url: &Uri, authorization: Option<Authorization>) -> Ask {
         Ask { url: url.clone(), content_type: "application/x-www-form-urlencoded", authorization, body: self.0 }
-    }
-}
-
-/// Percent-encoded, all but letters, digits and `-._~`: what forms and RFC 3986 read alike.
-fn encode_into(out: &mut Vec<u8>, value: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in value {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        }
     }
 }
 
