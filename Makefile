@@ -1,10 +1,11 @@
 # `make` lists what there is. Every target does its own set-up on a Debian machine with Rust and Python.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help build images test lint demo bench fuzz clean setup
+.PHONY: help build binaries images test lint demo bench fuzz clean setup up down deploy clean-certs install uninstall
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
+PREFIX ?= /usr/local
 
 # The property tests try the same cases every time, so that a run says something about the change; `make fuzz` tries new ones.
 PROPTEST_RNG_SEED ?= 1
@@ -17,6 +18,27 @@ build: ## Build the programs, optimised, into target/release, what sandboxes get
 	$(CARGO) build --locked --release --bins
 	@sandbox-image/helpers.sh release
 	@sandbox-image/images.sh
+
+binaries: ## Build the programs of the host alone, optimised, into target/release
+	$(CARGO) build --locked --release --bins
+
+install: build ## Install programs, helpers, man pages and completions under PREFIX (default /usr/local; DESTDIR for packages)
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh
+
+uninstall: ## Remove what `make install` installed
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh --remove
+
+up: ## Run as a service by docker compose: server, Envoy, Prometheus (GRAFANA=1 for Grafana, too)
+	@deploy/compose.sh up
+
+down: ## Stop that service; its state stays (VOLUMES=1 removes it, too)
+	@deploy/compose.sh down
+
+deploy: ## Deploy the server to Fly.io by fly.toml (needs flyctl, logged in)
+	@deploy/compose.sh deploy
+
+clean-certs: ## Remove the certificate authorities and all certificates: the service's, and those of this user's server
+	@deploy/compose.sh clean-certs
 
 images: ## Build Docker's images alone: agent-creds-sandbox and agent-creds-envoy (BASE=IMAGE to make them from another)
 	@sandbox-image/images.sh

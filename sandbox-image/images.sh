@@ -2,9 +2,11 @@
 # Builds the images: agent-creds-sandbox, what a sandbox runs unless its config names another, and agent-creds-envoy. Each carries
 # the hash of what it was made from, and is made again when that changed.
 #
-#   sandbox-image/images.sh [test]    with `test` agent-creds-test-java, too, which only the tests need
+#   sandbox-image/images.sh [test]             with `test` agent-creds-test-java, too, which only the tests need
+#   sandbox-image/images.sh service PROGRAMS   those of docker-compose.yml instead: agent-creds-envoy, agent-creds-server, with the
+#                                              programs in that folder, and agent-creds-prometheus
 #
-#   BASE=IMAGE    what both are made from, with apt in it (default debian:bookworm-slim)
+#   BASE=IMAGE    what they are made from, with apt in it (default debian:bookworm-slim)
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -45,7 +47,19 @@ image() {
     say "built $name in $((SECONDS - began)) s: $(docker image inspect --format '{{.Size}}' "$name" | numfmt --to=si)B"
 }
 
-image agent-creds-sandbox sandbox-image/Dockerfile --build-arg UID="$uid" --build-arg GID="$gid"
+if [[ ${1:-} == service ]]; then
+    image agent-creds-prometheus deploy/prometheus.Dockerfile
+    for program in agent-creds actl mint; do
+        [[ -x ${2:?}/$program ]] || die "$2/$program is missing: \`make binaries\` builds it"
+        cp --reflink=auto "$2/$program" "$context/$program"
+    done
+    cp "$root/deploy/serve.sh" "$context/serve.sh"
+    chmod 755 "$context"/*
+    image agent-creds-server deploy/server.Dockerfile
+    rm "$context"/*
+else
+    image agent-creds-sandbox sandbox-image/Dockerfile --build-arg UID="$uid" --build-arg GID="$gid"
+fi
 if [[ ${1:-} == test ]]; then
     base_id=$(docker image inspect --format '{{.Id}}' agent-creds-sandbox)
     image agent-creds-test-java integration/sandbox/java.Dockerfile

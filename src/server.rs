@@ -151,6 +151,7 @@ struct Prepared {
     schedule: LeafSchedule,
     secret_files: watch::Receiver<Vec<WatchedFile>>,
     http_address_file: PathBuf,
+    strict: bool,
     /// Writes what is left, when nothing decides any more.
     _audit_writer: Writer,
     /// Held until the end.
@@ -361,6 +362,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         schedule,
         secret_files,
         http_address_file,
+        strict: options.strict,
         _audit_writer: audit_writer,
         _locks: locks,
     })
@@ -381,6 +383,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         schedule,
         secret_files,
         http_address_file,
+        strict,
         _audit_writer,
         _locks,
     } = prepared;
@@ -403,7 +406,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let grpc_stopping = stopping.clone();
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
 
-    let service = ControlService { sandboxes: sandboxes.clone(), activity, status };
+    let service = ControlService { sandboxes: sandboxes.clone(), activity, status, strict, http: address };
     let control_routes = Routes::new(ControlServer::new(service));
     let control_stopping = stopping.clone();
     let (taken_up, mut all_taken_up) = watch::channel(false);

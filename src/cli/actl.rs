@@ -8,19 +8,21 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
-use super::folders::{FolderArgs, state_dir};
+use super::folders::{FolderArgs, RuntimeArgs, state_dir};
 use super::secret::{self, SecretArgs};
+use super::status::{self, StatusArgs};
 use crate::state::{AUDIT_KEPT, AuditLog, AuditRecord};
 
 const EXAMPLES: &str = "\
 Examples:
+  actl status                    is all well? (exit 1 if not: for scripts and health checks)
   actl log                       the last decisions: who asked for what, and what became of it
   actl log -f --denied           refusals, as they come
   actl log --sandbox shop --json -n 1000 | jq .path
   actl log verify                is a record missing, altered or put in?
   actl secret set STRIPE_API_KEY keep a secret in the keyring, for vault.toml to name
 
-Exit status: 0 done, 1 failed or found wrong, 2 wrong usage.";
+Exit status: 0 done and well, 1 failed or found wrong, 2 wrong usage.";
 
 /// How often the log is looked at with --follow.
 const LOOK: Duration = Duration::from_millis(200);
@@ -35,10 +37,14 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     folders: FolderArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say whether server, Envoy, credentials, certificates and sandboxes are well: exit 1 if not
+    Status(StatusArgs),
     /// Show the audit log: one line for each decision on a request
     #[command(args_conflicts_with_subcommands = true)]
     Log(Log),
@@ -107,6 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out.write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Status(args) => status::run(&args, cli.folders, cli.runtime, &mut out),
         Command::Secret(args) => secret::run(args, &mut out),
         Command::Log(log) => {
             let folder = state_dir(cli.folders.state_dir)?;

@@ -22,6 +22,8 @@ pub mod narrow;
 mod secret;
 #[cfg(feature = "host")]
 pub mod server;
+#[cfg(feature = "host")]
+mod status;
 
 use std::ffi::OsString;
 

@@ -1,7 +1,9 @@
 //! The control API (`proto/agentcreds/v1`): what `adev` and `actl` ask of this server.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::Stream;
 use tokio::sync::broadcast::error::RecvError;
@@ -27,6 +29,9 @@ pub(super) struct ControlService {
     pub(super) sandboxes: Sandboxes,
     pub(super) activity: Arc<Activity>,
     pub(super) status: Arc<Status>,
+    pub(super) strict: bool,
+    /// Where metrics and health are served.
+    pub(super) http: SocketAddr,
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Answer>> + Send>>;
@@ -46,6 +51,13 @@ impl Control for ControlService {
             envoy_connected: report.envoy_connected,
             envoy_converged: report.envoy_converged,
             sandboxes_unavailable: self.sandboxes.unavailable().await,
+            ready: report.ready,
+            keeps_envoy: report.keeps_envoy,
+            rejected: report.rejected,
+            credentials: report.credentials,
+            started: unix_seconds(report.started),
+            strict: self.strict,
+            http: self.http.to_string(),
         }))
     }
 
@@ -109,6 +121,10 @@ impl Control for ControlService {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
 }
 
 /// What a client is told that reads too slowly.

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::credentials::{CredentialReport, CredentialStates};
 use crate::config::Diagnostic;
+use crate::control::v1::{CredentialTrouble, RejectedUpdate};
 use crate::xds::service::{Connections, NodeStatus};
 use crate::xds::snapshot::{LOCAL_CLUSTER, ResourceType};
 
@@ -19,6 +21,7 @@ pub(super) struct Status {
     /// Envoy's process id; `None` when this server does not keep one running.
     envoy_pid: Option<Arc<AtomicI32>>,
     credentials: CredentialStates,
+    started: SystemTime,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -76,6 +79,11 @@ pub(super) struct Summary {
     pub(super) problems: Vec<String>,
     pub(super) envoy_connected: bool,
     pub(super) envoy_converged: bool,
+    pub(super) ready: bool,
+    pub(super) keeps_envoy: bool,
+    pub(super) rejected: Vec<RejectedUpdate>,
+    pub(super) credentials: Vec<CredentialTrouble>,
+    pub(super) started: SystemTime,
 }
 
 impl Status {
@@ -84,7 +92,7 @@ impl Status {
         envoy_pid: Option<Arc<AtomicI32>>,
         credentials: CredentialStates,
     ) -> Self {
-        Self { config: Mutex::default(), connections, envoy_pid, credentials }
+        Self { config: Mutex::default(), connections, envoy_pid, credentials, started: SystemTime::now() }
     }
 
     pub(super) fn set_config(&self, generation: u64, problems: Vec<Diagnostic>) {
@@ -98,6 +106,11 @@ impl Status {
             problems: report.config.problems.iter().map(ToString::to_string).collect(),
             envoy_connected: report.envoy.connected,
             envoy_converged: report.envoy.converged,
+            ready: report.ready,
+            keeps_envoy: self.envoy_pid.is_some(),
+            rejected: report.envoy.rejected.into_iter().map(RejectedUpdate::from).collect(),
+            credentials: report.credentials.problems.into_iter().map(CredentialTrouble::from).collect(),
+            started: self.started,
         }
     }
 
@@ -135,6 +148,20 @@ impl Status {
             credentials: CredentialsReport { ok: credentials.is_empty(), problems: credentials },
             envoy: EnvoyReport { connected: !local.is_empty(), converged, pid, rejected: rejected(&nodes) },
         }
+    }
+}
+
+impl From<Rejected> for RejectedUpdate {
+    fn from(rejected: Rejected) -> Self {
+        let Rejected { node, r#type, message, lines } = rejected;
+        Self { node, r#type: r#type.to_owned(), message, lines }
+    }
+}
+
+impl From<CredentialReport> for CredentialTrouble {
+    fn from(report: CredentialReport) -> Self {
+        let CredentialReport { credential, state, message } = report;
+        Self { host: credential, state: state.to_owned(), message }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::control::v1::{Sandbox, State};
 use crate::launch::printable;
 
 /// A state in one word.
-pub(super) fn word(state: State) -> &'static str {
+pub(in crate::cli) fn word(state: State) -> &'static str {
     match state {
         State::Running => "running",
         State::Partial => "partial",
@@ -82,7 +82,7 @@ fn colour(state: State) -> u8 {
 }
 
 /// A time in its two largest units.
-pub(super) fn span(seconds: i64) -> String {
+pub(in crate::cli) fn span(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match seconds {
         0..60 => format!("{seconds}s"),

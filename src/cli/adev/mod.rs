@@ -3,7 +3,7 @@
 mod attach;
 mod events;
 mod init;
-mod list;
+pub(super) mod list;
 mod progress;
 mod project;
 mod tui;

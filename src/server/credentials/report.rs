@@ -85,10 +85,10 @@ type Named = Vec<(String, Arc<Live<Prepared>>)>;
 #[derive(Debug, Serialize)]
 pub(in crate::server) struct CredentialReport {
     /// The host or pattern.
-    credential: String,
+    pub(in crate::server) credential: String,
     /// `stale`: the last good one is used for a while. `failed`: requests that need it are refused.
-    state: &'static str,
-    message: String,
+    pub(in crate::server) state: &'static str,
+    pub(in crate::server) message: String,
 }
 
 impl CredentialStates {
