@@ -21,6 +21,7 @@ mod isolation;
 mod layers;
 mod leaks;
 mod mint;
+mod nodes;
 mod reload;
 mod requests;
 mod resilience;

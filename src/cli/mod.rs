@@ -19,6 +19,8 @@ pub mod mint;
 pub mod moment;
 pub mod narrow;
 #[cfg(feature = "host")]
+mod nodes;
+#[cfg(feature = "host")]
 mod secret;
 #[cfg(feature = "host")]
 pub mod server;

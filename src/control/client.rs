@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::v1::control_client::ControlClient;
+use super::v1::nodes_client::NodesClient;
 
 /// The socket's name in the runtime folder.
 pub const SOCKET: &str = "control.sock";
@@ -40,6 +41,18 @@ pub enum ConnectError {
 /// # Errors
 /// When none runs, or it is not ours to use.
 pub async fn connect(runtime_dir: &Path) -> Result<ControlClient<Channel>, ConnectError> {
+    channel(runtime_dir).await.map(ControlClient::new)
+}
+
+/// Connects likewise, for what it says of Envoys of other machines.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_nodes(runtime_dir: &Path) -> Result<NodesClient<Channel>, ConnectError> {
+    channel(runtime_dir).await.map(NodesClient::new)
+}
+
+async fn channel(runtime_dir: &Path) -> Result<Channel, ConnectError> {
     let path = runtime_dir.join(SOCKET);
     let failed = |source| ConnectError::Failed { path: path.clone(), source };
     // A connection of our own first: its error says what is wrong, which the library's hides.
@@ -56,9 +69,7 @@ pub async fn connect(runtime_dir: &Path) -> Result<ControlClient<Channel>, Conne
     }
     let Some(text) = path.to_str() else { return Err(ConnectError::BadPath(path)) };
     let endpoint = Endpoint::from_shared(format!("unix://{text}")).map_err(|error| failed(io::Error::other(error)))?;
-    let channel =
-        endpoint.connect_timeout(DEADLINE).connect().await.map_err(|error| failed(io::Error::other(error)))?;
-    Ok(ControlClient::new(channel))
+    endpoint.connect_timeout(DEADLINE).connect().await.map_err(|error| failed(io::Error::other(error)))
 }
 
 #[cfg(test)]

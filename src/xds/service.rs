@@ -12,6 +12,7 @@
 
 mod codec;
 mod connections;
+mod identity;
 mod session;
 
 use std::convert::Infallible;
@@ -35,6 +36,7 @@ use self::session::{Request, Session};
 use super::metrics::XdsMetrics;
 use super::snapshot::{Fleet, ResourceType};
 use super::stream::{Response, Scope};
+use crate::domain::node::NodeIdentity;
 
 /// The largest request, in bytes: node metadata can be long, and a reconnecting client lists all it holds.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -188,7 +190,8 @@ impl<R: Request> StreamingService<R> for Open {
     type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<R>>) -> Self::Future {
-        let session = Session::new(self.shared.clone(), self.scope, request.into_inner());
+        let identity = request.extensions().get::<NodeIdentity>().cloned();
+        let session = Session::new(self.shared.clone(), self.scope, identity, request.into_inner());
         std::future::ready(Ok(tonic::Response::new(Box::pin(session.responses()))))
     }
 }
