@@ -125,7 +125,7 @@ impl RemoteBootstrap<'_> {
             "sds_config": {
                 "resource_api_version": "V3",
                 // The cluster that it comes by is for it, too, and so must not wait for it.
-                "initial_fetch_timeout": "1s",
+                "initial_fetch_timeout": "0.2s",
                 "api_config_source": self.asking(IDENTITY_CLUSTER),
             },
         }] })
