@@ -198,7 +198,11 @@ impl<R: Request> Session<R> {
     fn check_resumed(&mut self) -> Result<(), Status> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
         peer.resume_check = None;
-        let Some(ty) = peer.machine.forgotten() else { return Ok(()) };
+        let Some(ty) = peer.machine.forgotten() else {
+            let output = peer.machine.end_resumption();
+            self.take(output);
+            return Ok(());
+        };
         let node = peer.connection.update(|status| status.node_id.clone());
         tracing::warn!(
             node,
