@@ -12,6 +12,8 @@
 
 mod codec;
 mod connections;
+mod gauges;
+mod rejection;
 mod session;
 
 use std::convert::Infallible;
@@ -30,7 +32,9 @@ use tonic::service::Routes;
 use tonic::{Status, Streaming};
 
 use self::codec::XdsCodec;
-pub use self::connections::{Connections, NodeStatus, Rejection, TypeStatus};
+pub use self::connections::{Connections, NodeStatus, TypeStatus};
+pub use self::gauges::NodeGauges;
+pub use self::rejection::Rejection;
 use self::session::{Request, Session};
 use super::metrics::XdsMetrics;
 use super::snapshot::{Fleet, ResourceType};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 pub use super::resource::{Resource, ResourceType, Version};
 use crate::domain::policy::Origin;
@@ -211,6 +212,8 @@ pub struct Fleet {
     pub by_cluster: BTreeMap<String, Arc<Snapshot>>,
     /// Counts the changes of the configuration since the server started.
     pub generation: u64,
+    /// When it was published.
+    pub published: Instant,
 }
 
 impl Fleet {
@@ -225,7 +228,7 @@ impl Fleet {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { everything: Snapshot::empty(), by_cluster: BTreeMap::new(), generation: 0 }
+        Self { everything: Snapshot::empty(), by_cluster: BTreeMap::new(), generation: 0, published: Instant::now() }
     }
 }
 

@@ -19,6 +19,7 @@
 //! Spec: the "xDS REST and gRPC protocol" chapter of Envoy's documentation.
 
 mod delta;
+mod differences;
 mod push;
 mod sotw;
 mod state;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::rpc::Status;
 
+pub use self::differences::{Difference, Held};
 use self::state::{Holds, InFlight, TypeState};
 use super::resource::Prepared;
 use super::snapshot::{Resource, ResourceType, Snapshot, TypeSet, Version};
