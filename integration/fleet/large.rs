@@ -11,7 +11,8 @@ use crate::support::upstream::Upstream;
 const COUNT: usize = 2000;
 
 fn host(number: usize) -> String {
-    format!("host-{number}.a-rather-long-name-of-a-department.example.com")
+    let department = "a-rather-long-name-of-a-department-of-a-company";
+    format!("host-{number}.{department}.{department}-again.{department}-and-again.example.com")
 }
 
 fn text(hosts: impl Iterator<Item = usize>, upstream: &Upstream) -> String {

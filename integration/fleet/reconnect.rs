@@ -30,6 +30,7 @@ async fn a_restarted_server_sends_nothing_that_is_there_already() {
         for _ in 0..2 {
             server.kill9();
             server.restart();
+            server.wait_ready().await;
             wait_in_step(&server, &["edge-1"]).await;
             if protocol == "delta" {
                 // One response each of the two types that are asked for by wildcard, and both are empty.
@@ -48,6 +49,7 @@ async fn a_restarted_server_sends_nothing_that_is_there_already() {
         server.kill9();
         edge.save(&server, &edge.text(&sections(&[A, C], &upstream)));
         server.restart();
+        server.wait_ready().await;
         wait_in_step(&server, &["edge-1"]).await;
         eventually("the edit is served", async || served_by(&client, C).await).await;
         let diff = server.actl(&["nodes", "diff", "edge-1"]).await;
@@ -81,6 +83,7 @@ async fn a_server_killed_in_the_middle_of_pushes_loses_nothing() {
         }
         server.kill9();
         server.restart();
+        server.wait_ready().await;
         wait_in_step(&server, &["edge", "ci"]).await;
         let last = sets[(round + edits - 1) % 4];
         for gateway in &gateways {

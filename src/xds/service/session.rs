@@ -16,7 +16,7 @@ use super::Shared;
 use super::connections::{Connection, escaped};
 use super::rejection::{LogLimit, Rejection};
 use crate::xds::encode;
-use crate::xds::snapshot::{Fleet, ResourceType, Snapshot, Version};
+use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, ResourceType, Snapshot, Version};
 use crate::xds::stream::{AdsStream, Event, Output, Protocol, ProtocolError, Response, Scope};
 
 /// The longest type URL that is logged, in bytes.
@@ -143,7 +143,12 @@ impl<R: Request> Session<R> {
                 return Some(Ok(response));
             }
             let step = match self.wait().await {
-                Wakeup::Request(Ok(Some(request))) => self.on_request(request),
+                Wakeup::Request(Ok(Some(request))) => {
+                    if self.peer.is_none() && request.node().is_none_or(|node| node.cluster != LOCAL_CLUSTER) {
+                        self.shared.admission.admit().await;
+                    }
+                    self.on_request(request)
+                }
                 Wakeup::Request(Ok(None)) => return None,
                 Wakeup::Request(Err(status)) => Err(status),
                 Wakeup::Fleet(is_live) => {
