@@ -22,6 +22,7 @@ mod isolation;
 mod layers;
 mod leaks;
 mod mint;
+mod nodes;
 mod reload;
 mod requests;
 mod resilience;

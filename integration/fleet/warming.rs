@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -95,7 +96,10 @@ async fn a_listener_opens_when_its_certificate_is_there() {
 
         let variant = if protocol == "delta" { Protocol::Delta } else { Protocol::Sotw };
         let bootstrap = agent_creds::server::bootstrap("edge-1", "edge", folder.path(), variant);
-        let envoy = ForeignEnvoy::start(&envoy_of(version), folder.path(), &serde_json::from_str(&bootstrap).unwrap());
+        let envoy = {
+            let bootstrap = serde_json::from_str(&bootstrap).unwrap();
+            ForeignEnvoy::start(Command::new(envoy_of(version)), folder.path(), "warming", &bootstrap)
+        };
         let has_secrets = |wanted: bool| {
             let nodes = connections.nodes();
             nodes.iter().any(|node| node.of_type(ResourceType::Secret).subscribed && node.converged == wanted)

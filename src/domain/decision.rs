@@ -89,6 +89,11 @@ impl Rules {
         !over && !self.revocations.contains(holding.token) && self.keyring.has(holding.key.as_ref())
     }
 
+    /// Whether the policies have a gateway of this name. A sandbox is none.
+    pub fn has_gateway(&self, name: &SandboxId) -> bool {
+        self.sandboxes.get(name).is_some_and(|reachable| reachable.instance.is_none())
+    }
+
     /// Sandbox and upstream as Envoy's configuration names them, if the policies know both.
     fn place(&self, sandbox: &str, host: &str) -> Option<Place<'_>> {
         let (sandbox, reachable) = self.sandboxes.get_key_value(sandbox)?;

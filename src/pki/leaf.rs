@@ -94,7 +94,7 @@ impl std::fmt::Debug for LeafPem {
 }
 
 /// 16 bytes of a fresh key's hash: unique, positive, and no second source of randomness.
-fn serial(key: &KeyPair) -> SerialNumber {
+pub(super) fn serial(key: &KeyPair) -> SerialNumber {
     let mut bytes = Sha256::digest(key.public_key_raw())[..16].to_vec();
     bytes[0] &= 0x7f;
     SerialNumber::from(bytes)

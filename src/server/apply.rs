@@ -123,7 +123,11 @@ impl Applier {
         let built = resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous));
         timer.observe_duration();
         match built {
-            Ok(fleet) => {
+            Ok(mut fleet) => {
+                // A sandbox is served by this machine's own Envoy: no other one may ask for it by name.
+                for sandbox in policies.iter().filter(|policy| policy.instance.is_some()) {
+                    fleet.by_cluster.remove(sandbox.id.as_str());
+                }
                 self.fleet.send_if_modified(|current| {
                     let version = |fleet: &Fleet, ty| fleet.everything.of_type(ty).version();
                     let changed = fleet.generation != current.generation

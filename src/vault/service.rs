@@ -11,10 +11,11 @@ use tonic::{Request, Response, Status};
 use super::live::Live;
 use super::metrics::VaultMetrics;
 use super::secrets::{Credentials, Prepared};
-use super::{reflection, refusal, request, response};
+use super::{nodes, reflection, refusal, request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
 use crate::domain::holding::Holding;
 use crate::domain::macaroon::TokenId;
+use crate::domain::node::NodeIdentity;
 
 /// How long a request waits for a credential that has to be fetched; Envoy waits a little longer.
 const FETCH_PATIENCE: Duration = Duration::from_secs(8);
@@ -204,6 +205,12 @@ struct Awaited(Arc<Live<Prepared>>);
 impl Authorization for Vault {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let started = Instant::now();
+        if let Some(node) = request.extensions().get::<NodeIdentity>()
+            && !nodes::may_ask(node, request.get_ref(), &self.state.load().rules)
+        {
+            self.count("", "deny", "not_its_gateway");
+            return Ok(Response::new(response::not_ours()));
+        }
         let response = self.check_patiently(request.get_ref()).await;
         self.metrics.latency.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(response))
