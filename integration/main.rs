@@ -26,3 +26,4 @@ mod requests;
 mod resilience;
 mod sandbox;
 mod tls;
+mod xds;
