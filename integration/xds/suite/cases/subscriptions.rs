@@ -25,15 +25,14 @@ pub(super) async fn wildcard_let_go(run: &mut Run) -> Step {
         client.subscribe(kind, &["*", "a"]).await?;
         client.take(kind, "a=r1 b=r1").await?;
         client.unsubscribe(kind, &["*"]).await?;
+        client.quiet(kind).await?;
         run.world.edit(vec![Put::new(kind, "a", 2), Put::new(kind, "b", 2)], &[]).await?;
         client.take(kind, "a=r2").await?;
         client.unsubscribe(kind, &["a"]).await?;
-        run.world.edit(vec![Put::new(kind, "a", 3), Put::new(kind, "b", 3)], &[]).await?;
-        // Nothing of that came before the answer to this, nor before the push of the edit after it.
         let fence = client.fence();
         client.subscribe(kind, &[&fence]).await?;
         client.take(kind, "").await?;
-        run.world.edit(vec![Put::new(kind, &fence, 2), Put::new(kind, "a", 1), Put::new(kind, "b", 1)], &[]).await?;
+        run.world.edit(vec![Put::new(kind, "a", 3), Put::new(kind, "b", 3), Put::new(kind, &fence, 2)], &[]).await?;
         client.take(kind, "").await?;
     }
     Ok(())
