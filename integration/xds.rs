@@ -53,10 +53,11 @@ async fn every_case_can_fail() {
     let tried = Tried::start().await;
     // The relay alone breaks nothing …
     let quick = |case, _| case != 23;
+    let (patient, hasty) = (tried.target(DEADLINE), tried.target(SHORT));
     let (faithful, broken) = tokio::join!(
-        suite::run(&tried.target(DEADLINE), Between::Relay, quick),
+        suite::run(&patient, Between::Relay, quick),
         // … and with its sabotage, everything.
-        suite::run(&tried.target(SHORT), Between::Sabotage, |_, _| true),
+        suite::run(&hasty, Between::Sabotage, |_, _| true),
     );
     let has_failed = |result: &suite::Step| matches!(result, Err(Failure::Fail(_)));
     assert!(!faithful.iter().any(|outcome| has_failed(&outcome.result)), "\n{}", table::text(&faithful));
