@@ -1,7 +1,12 @@
 //! The xDS protocol to the letter: every case in every variant, against the library's service over a socket; and that every
 //! case can fail.
 
+#[allow(dead_code, reason = "shared with the benchmark, which uses more of it")]
+#[path = "../benches/xds/clients/mod.rs"]
+mod clients;
+mod faults;
 mod server;
+#[allow(dead_code, reason = "shared with the program, which prints more of it")]
 mod suite;
 
 use std::path::PathBuf;

@@ -1,18 +1,9 @@
 //! `xds-load`: thousands of clients against an xDS server, and what they see of it. See `--help`.
 
 #![allow(clippy::print_stdout, reason = "its result is what it prints")]
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "counts, lengths below 4 GiB, and figures for people"
-)]
 
-mod fleet;
-mod http2;
-mod messages;
+mod clients;
 mod scenario;
-mod server;
 mod snapshots;
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests, which use more of it")]
 #[path = "../../integration/xds/server/mod.rs"]
@@ -22,8 +13,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use self::fleet::Address;
-use self::messages::Proto;
+use self::clients::fleet::Address;
+use self::clients::messages::Proto;
 
 /// Measures an xDS server with many clients at once.
 ///
@@ -117,6 +108,8 @@ fn main() -> anyhow::Result<()> {
 
 #[tokio::main]
 async fn serve(args: &target::Args) -> anyhow::Result<()> {
+    // Nobody is left behind when the benchmark is killed.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let _server = target::Server::start(args).await?;
     std::future::pending().await
 }

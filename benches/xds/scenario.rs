@@ -1,6 +1,8 @@
 //! One fleet of clients, measured in every way that was asked for.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -8,9 +10,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Load;
-use crate::fleet::{Common, Fleet};
-use crate::messages::{Kind, Proto};
-use crate::server::{Control, Server, cpu, resident};
+use crate::clients::fleet::{Common, Fleet};
+use crate::clients::messages::{Kind, Proto};
+use crate::clients::server::{Control, Server, cpu, resident};
 
 /// For what has to come.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -76,7 +78,10 @@ impl fmt::Display for Report {
         if let Some(storm) = &self.storm {
             writeln!(f, "  all back after a restart        {:>9.0} ms", storm.until_all_hold_it_ms)?;
             let (resources, bytes) = (storm.resources_resent_per_client, storm.bytes_resent_per_client);
-            writeln!(f, "  resent per client               {resources:>9.2} resources, {bytes:.0} bytes (one was edited)")?;
+            writeln!(
+                f,
+                "  resent per client               {resources:>9.2} resources, {bytes:.0} bytes (one was edited)"
+            )?;
         }
         Ok(())
     }
@@ -101,7 +106,7 @@ pub(crate) fn run(load: &Load) -> anyhow::Result<Report> {
 fn run_in(load: &Load, folder: &std::path::Path) -> anyhow::Result<Report> {
     let server = match load.target {
         Some(_) => None,
-        None => Some(Server::start(folder, load.unix, 0, load.upstreams)?),
+        None => Some(Server::start(&own, folder, load.unix, load.upstreams)?),
     };
     let address = load.target.clone().or_else(|| server.as_ref().map(|server| server.address.clone()));
     let address = address.context("no server")?;
@@ -149,6 +154,13 @@ fn run_in(load: &Load, folder: &std::path::Path) -> anyhow::Result<Report> {
     }
     anyhow::ensure!(bench.fleet.over == 0, "{} clients lost their stream", bench.fleet.over);
     Ok(report)
+}
+
+/// The server is this very program.
+fn own(args: &[OsString]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "xds-load".into()));
+    command.arg("serve").args(args);
+    command
 }
 
 fn upstream(number: usize) -> String {
@@ -235,14 +247,10 @@ impl Bench<'_> {
 
     fn storm(&mut self, server: Server, folder: &std::path::Path) -> anyhow::Result<Storm> {
         let clients = self.fleet.len();
-        let port = match &server.address {
-            crate::fleet::Address::Tcp(address) => address.port(),
-            crate::fleet::Address::Unix(_) => 0,
-        };
         self.control = None;
         server.kill()?;
         self.fleet.close();
-        let server = Server::start(folder, self.load.unix, port, self.load.upstreams)?;
+        let server = Server::start(&own, folder, self.load.unix, self.load.upstreams)?;
         let operation = self.operation();
         Control::open(&server.control)?.ask(&operation)?;
         self.fleet.mark(Kind::Route);

@@ -170,7 +170,8 @@ fn resource(spec: &Spec) -> Resource {
             RouteConfiguration { name, virtual_hosts, ..Default::default() }.encode_to_vec()
         }
         Kind::Secret => {
-            let inline = DataSource { specifier: Some(data_source::Specifier::InlineString(text)), ..Default::default() };
+            let inline =
+                DataSource { specifier: Some(data_source::Specifier::InlineString(text)), ..Default::default() };
             let generic = GenericSecret { secret: Some(inline), ..Default::default() };
             Secret { name, r#type: Some(secret::Type::GenericSecret(generic)) }.encode_to_vec()
         }

@@ -210,7 +210,6 @@ pub struct Receiver {
 }
 
 impl Receiver {
-
     /// The next answer. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Result<Answer, Ended> {
         let proto = self.proto;

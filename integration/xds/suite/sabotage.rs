@@ -174,7 +174,9 @@ impl Tap {
             {
                 return flow;
             }
-            24 if kind == Some(Kind::Secret) && answer.items.iter().any(|item| item.name == "missing-1") => return flow,
+            24 if kind == Some(Kind::Secret) && answer.items.iter().any(|item| item.name == "missing-1") => {
+                return flow;
+            }
             25 if !is_first => {
                 for any in answer.items.iter_mut().filter_map(|item| item.body.as_mut()) {
                     // `ads {}` and `resource_api_version: V3`, which becomes V2.
@@ -192,7 +194,7 @@ impl Tap {
                 flow.down.push(answer.clone());
             }
             31 if is_sotw => answer.items.truncate(3),
-            31 if seen.answers % 2 == 0 => return flow,
+            31 if seen.answers.is_multiple_of(2) => return flow,
             32 => answer.identifier.clear(),
             _ => {}
         }

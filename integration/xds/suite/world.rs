@@ -86,8 +86,7 @@ impl World {
     /// One edit.
     pub async fn edit(&mut self, set: Vec<Put>, remove: &[(Kind, &str)]) -> Result<(), Failure> {
         let set: Vec<_> = set.into_iter().map(|Put(value)| value).collect();
-        let remove: Vec<_> =
-            remove.iter().map(|(kind, name)| json!({ "kind": kind.label(), "name": name })).collect();
+        let remove: Vec<_> = remove.iter().map(|(kind, name)| json!({ "kind": kind.label(), "name": name })).collect();
         let cluster = self.cluster.clone();
         self.ask(json!({ "op": "edit", "cluster": cluster, "set": set, "remove": remove })).await.map(drop)
     }

@@ -24,7 +24,11 @@ pub const CASES: &[Case] = &[
     case!(6, "an empty first request is a wildcard (LDS, CDS)", subscriptions::empty_is_a_wildcard),
     case!(7, "`*` and A, then A only, then nothing", subscriptions::wildcard_let_go),
     case!(8, "empty, then +A is still a wildcard (delta)", subscriptions::wildcard_and_more),
-    case!(9, "unsubscribing A under a wildcard: A is sent or listed as removed", subscriptions::unsubscribed_under_wildcard),
+    case!(
+        9,
+        "unsubscribing A under a wildcard: A is sent or listed as removed",
+        subscriptions::unsubscribed_under_wildcard
+    ),
     case!(10, "a known name subscribed again is sent again", subscriptions::subscribed_again),
     case!(11, "a name that does not exist is said to be gone, and pushed when it comes", subscriptions::does_not_exist),
     case!(12, "the first wildcard is answered at once, even with nothing", subscriptions::wildcard_of_nothing),

@@ -27,13 +27,11 @@ pub(super) async fn make_before_break(run: &mut Run) -> Step {
     client.take(Listener, "a=r1 b=r1").await?;
     client.subscribe(Route, &["a"]).await?;
     client.take(Route, "a=r1").await?;
-    let edit = [Put::new(Cluster, "c", 1), Put::new(Endpoint, "a", 2), Put::new(Listener, "a", 2), Put::new(Route, "a", 2)];
+    let edit =
+        [Put::new(Cluster, "c", 1), Put::new(Endpoint, "a", 2), Put::new(Listener, "a", 2), Put::new(Route, "a", 2)];
     run.world.edit(edit.to_vec(), &[(Cluster, "b")]).await?;
-    let (with_all, with_new, last) = if run.is_delta() {
-        ("c=r1", "a=r2", "-b")
-    } else {
-        ("a=r1 b=r1 c=r1", "a=r2 b=r1", "a=r1 c=r1")
-    };
+    let (with_all, with_new, last) =
+        if run.is_delta() { ("c=r1", "a=r2", "-b") } else { ("a=r1 b=r1 c=r1", "a=r2 b=r1", "a=r1 c=r1") };
     for (kind, held) in [(Cluster, with_all), (Endpoint, "a=r2"), (Listener, with_new), (Route, "a=r2")] {
         let answer = client.expect(kind, held).await?;
         // Nothing more until it is accepted.

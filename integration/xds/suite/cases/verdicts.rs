@@ -6,7 +6,6 @@ use super::super::wire::{Ask, Proto};
 use super::super::world::Put;
 use super::super::{Run, Step, fail};
 
-
 pub(super) async fn stale_nonce(run: &mut Run) -> Step {
     run.only(Proto::Sotw, "delta: case 2")?;
     let mut client = run.client().await?;

@@ -11,13 +11,11 @@ use anyhow::{Context, bail};
 use rustix::event::epoll;
 use rustix::fs::Timespec;
 
-use crate::http2::{self, Event, Reader};
-use crate::messages::{Answer, Ask, Held, Kind, Proto};
+use super::http2::{self, Event, Reader};
+use super::messages::{Answer, Ask, Held, Kind, Proto};
 
 /// What a client takes before it has read it.
 const WINDOW: u32 = 16 << 20;
-/// What the protocol gives to those who say nothing.
-const SMALL_WINDOW: u32 = 65_535;
 
 /// Where the server is.
 #[derive(Debug, Clone)]
@@ -191,7 +189,7 @@ impl Fleet {
         while self.heard.clients < count {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("only {} of {count} clients heard within {patience:?} ({} are over)", self.heard.clients, self.over);
+                bail!("only {} of {count} heard within {patience:?}, {} are over", self.heard.clients, self.over);
             }
             self.turn(Some(left.min(Duration::from_millis(100))))?;
         }
@@ -331,7 +329,7 @@ impl Client {
 
 impl Common {
     /// The first request for a type.
-    fn first(&self, kind: Kind, node: Option<usize>, is_resumed: bool, out: &mut Vec<u8>) {
+    pub(crate) fn first(&self, kind: Kind, node: Option<usize>, is_resumed: bool, out: &mut Vec<u8>) {
         let index = Kind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
         let id = node.map(|number| format!("client-{number}"));
         let brought: &[Held] = if is_resumed { &self.brought[index] } else { &[] };

@@ -1,5 +1,6 @@
-//! The server that is measured: a process of its own, its control socket, and what the kernel knows about it.
+//! A server as a process of its own, its control socket, and what the kernel knows about it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::fleet::Address;
+use super::fleet::Address;
 
-/// A server of our own, started from this very program.
+/// A server of our own.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: Address,
@@ -26,8 +27,13 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts it in `folder`, on a unix socket or on `port` of loopback (0 takes a free one).
-    pub(crate) fn start(folder: &Path, unix: bool, port: u16, upstreams: usize) -> anyhow::Result<Self> {
+    /// Starts it in `folder`, on a unix socket or on a free port of loopback. `command` makes the command of these arguments.
+    pub(crate) fn start(
+        command: &dyn Fn(&[OsString]) -> Command,
+        folder: &Path,
+        unix: bool,
+        upstreams: usize,
+    ) -> anyhow::Result<Self> {
         let (socket, control) = (folder.join("xds.sock"), folder.join("control.sock"));
         for path in [&socket, &control] {
             match std::fs::remove_file(path) {
@@ -35,14 +41,14 @@ impl Server {
                 _ => {}
             }
         }
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve").arg("--control").arg(&control).arg("--upstreams").arg(upstreams.to_string());
+        let mut args: Vec<OsString> = vec!["--control".into(), (&control).into()];
+        args.extend(["--upstreams".into(), upstreams.to_string().into()]);
         if unix {
-            command.arg("--socket").arg(&socket);
+            args.extend(["--socket".into(), (&socket).into()]);
         } else {
-            command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+            args.extend(["--listen".into(), "127.0.0.1:0".into()]);
         }
-        let mut child = command.stdout(std::process::Stdio::null()).spawn().context("the server cannot start")?;
+        let mut child = command(&args).spawn().context("the server cannot start")?;
         let begun = Instant::now();
         while UnixStream::connect(&control).is_err() {
             if let Some(status) = child.try_wait()? {
