@@ -28,3 +28,4 @@ mod requests;
 mod resilience;
 mod sandbox;
 mod tls;
+mod xds;
