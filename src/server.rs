@@ -46,7 +46,7 @@ use tonic::service::Routes;
 use self::activity::Activity;
 use self::apply::Applier;
 use self::auditing::{Watchers, Writer};
-use self::control::ControlService;
+use self::control::{ControlService, FleetService};
 pub use self::credentials::Environment;
 use self::credentials::{CredentialMetrics, CredentialStates, CredentialStore, KeptTokens, WatchedFile};
 use self::envoy_container::EnvoyContainer;
@@ -61,6 +61,7 @@ use self::status::Status;
 use self::surroundings::{check_ports, system_ca};
 use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
 use crate::control::v1::control_server::ControlServer;
+use crate::control::v1::fleet_server::FleetServer;
 use crate::control::v1::nodes_server::NodesServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
@@ -75,8 +76,8 @@ use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
 use crate::xds::resources::{MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
-use crate::xds::service::XdsService;
-use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Snapshot};
+use crate::xds::service::{NodeGauges, XdsService};
+use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER};
 
 /// How long requests under way may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -177,6 +178,7 @@ struct Sandboxed {
     changes: mpsc::Receiver<config::SourceChange>,
     activity: Arc<Activity>,
     status: Arc<Status>,
+    fleet_view: FleetService,
 }
 
 /// Serves until a signal says stop.
@@ -275,11 +277,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         None => None,
     };
 
-    let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet {
-        everything: Snapshot::empty(),
-        by_cluster: std::collections::BTreeMap::new(),
-        generation: 0,
-    }));
+    let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet::default()));
     let activity = Arc::new(Activity::new());
     let audit = AuditLog::open(&state_dir, AUDIT_KEPT).context("cannot use the audit log")?;
     let (watchers, audit_writer) = Watchers::start(Arc::clone(&activity), audit, options.prefix.clone(), &registry)?;
@@ -287,6 +285,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let vault = Vault::new(VaultState::default(), vault_metrics).observed_by(observer);
     let (trust, trust_rx) = watch::channel(Arc::new(Trust::of(&ca)));
     let xds = XdsService::new(fleet_rx, concat!("agent-creds ", env!("CARGO_PKG_VERSION")), xds_metrics);
+    let gauges = NodeGauges::new(xds.connections()).context("cannot register metrics")?;
+    registry.register(Box::new(gauges)).context("cannot register metrics")?;
     let states = CredentialStates::default();
     let pid = supervisor.as_ref().map(KeptEnvoy::pid);
     let status = Arc::new(Status::new(xds.connections(), pid, states.clone()));
@@ -314,6 +314,13 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
     let (changes_tx, changes) = mpsc::channel(16);
+    let fleet_view = FleetService {
+        connections: xds.connections(),
+        fleet: applier.fleet.subscribe(),
+        status: Arc::clone(&status),
+        loaded: loaded_rx.clone(),
+        changes: changes_tx.clone(),
+    };
     let prefix = ServerPrefix::of(server_id.as_str()).context("cannot name the server in the kernel")?;
     let guard = GuardSpec {
         server: server_id.clone(),
@@ -339,8 +346,16 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         strict: options.strict,
     };
     let (sandboxes, alarms) = Sandboxes::new(parts, guard, prefix, &left);
-    let sandboxes =
-        Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status: Arc::clone(&status) };
+    let sandboxes = Sandboxed {
+        sandboxes,
+        alarms,
+        left,
+        loaded: loaded_tx,
+        changes,
+        activity,
+        status: Arc::clone(&status),
+        fleet_view,
+    };
     let pages =
         Arc::new(Pages { registry, status, envoy_admin: envoy::admin_socket(&options.runtime_dir, envoy::LOCAL_NODE) });
     let http_address_file = options.runtime_dir.join("http.addr");
@@ -386,7 +401,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         _audit_writer,
         _locks,
     } = prepared;
-    let Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status } = sandboxes;
+    let Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status, fleet_view } = sandboxes;
     let address = http.local_addr().context("cannot tell the HTTP address")?;
     std::fs::write(&http_address_file, address.to_string())
         .with_context(|| format!("cannot write {}", http_address_file.display()))?;
@@ -418,8 +433,9 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
 
     let service = ControlService { sandboxes: sandboxes.clone(), activity, status };
-    let control_routes =
-        Routes::new(ControlServer::new(service)).add_service(NodesServer::new(NodesService { connected }));
+    let control_routes = Routes::new(ControlServer::new(service))
+        .add_service(FleetServer::new(fleet_view))
+        .add_service(NodesServer::new(NodesService { connected }));
     let control_stopping = stopping.clone();
     let (taken_up, mut all_taken_up) = watch::channel(false);
     tasks.spawn(async move {

@@ -8,6 +8,8 @@ pub mod adev;
 pub mod aenv;
 pub mod caveats;
 #[cfg(feature = "host")]
+mod fleet;
+#[cfg(feature = "host")]
 mod folders;
 pub mod inspect;
 #[cfg(feature = "host")]

@@ -51,7 +51,7 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Puts `loaded` in force. What cannot be, stays as it was, and is said.
-    pub(super) fn apply(&mut self, loaded: &Loaded) {
+    pub(super) fn apply(&mut self, loaded: &Arc<Loaded>) {
         let mut problems = loaded.problems.clone();
         if let Err(missing) = self.credentials.load(&loaded.vault) {
             for problem in &missing {
@@ -67,7 +67,7 @@ impl Applier {
         self.metrics.config_ok.set(i64::from(problems.is_empty()));
         self.metrics.config_last_reload.set(unix_now());
         self.metrics.config_reloads.with_label_values(&[if problems.is_empty() { "ok" } else { "broken" }]).inc();
-        self.status.set_config(loaded.generation, problems);
+        self.status.set_config(loaded, problems);
     }
 
     /// Decides by the keys that there are now; all else stays as `loaded` has it.
@@ -119,7 +119,10 @@ impl Applier {
         let leaves: Arc<dyn Leaves> = Arc::new(self.leaves.clone());
         let previous = Arc::clone(&self.fleet.borrow());
         let signs = |host: &Host| self.credentials.signs(host);
-        match resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous)) {
+        let timer = self.metrics.build_seconds.start_timer();
+        let built = resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous));
+        timer.observe_duration();
+        match built {
             Ok(mut fleet) => {
                 // A sandbox is served by this machine's own Envoy: no other one may ask for it by name.
                 for sandbox in policies.iter().filter(|policy| policy.instance.is_some()) {

@@ -94,11 +94,11 @@ pub fn fleet(
         keys.sort_unstable();
         keys.dedup();
         // Clones share what is encoded, and what is minted.
-        let own = keys.iter().filter_map(|(ty, name)| everything.get(*ty, name)).map(|resource| (**resource).clone());
+        let own = keys.iter().filter_map(|(ty, name)| everything.get(*ty, name)).map(|resource| (*resource).clone());
         let before = previous.and_then(|fleet| fleet.by_cluster.get(&id)).map(|snapshot| &**snapshot);
         by_cluster.insert(id, Arc::new(Snapshot::build(own, before)?));
     }
-    Ok(Fleet { everything, by_cluster, generation })
+    Ok(Fleet { everything, by_cluster, generation, ..Fleet::default() })
 }
 
 /// The resources of one policy.
@@ -154,12 +154,18 @@ fn upstream_resources(
         .from_line(upstream.origin.clone())
         .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Negotiated))
         .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Http1));
+    let trusted_ca = secret::trusted_ca(&trusted);
+    // The system's is no line of any file.
+    let trusted_ca = match &upstream.ca {
+        Some(_) => trusted_ca.from_line(upstream.origin.clone()),
+        None => trusted_ca,
+    };
     [
         cluster(Protocol::Negotiated),
         cluster(Protocol::Http1),
         route,
         secret::leaf(host, leaves).from_line(upstream.origin.clone()),
-        secret::trusted_ca(&trusted),
+        trusted_ca,
     ]
 }
 
