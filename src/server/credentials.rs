@@ -92,9 +92,9 @@ impl CredentialStore {
         Arc::clone(&self.current)
     }
 
-    /// Whether requests to `host` may be signed.
-    pub(super) fn signs(&self, host: &Host) -> bool {
-        self.in_force.signs(host)
+    /// The hosts whose requests may be signed.
+    pub(super) fn signing(&self) -> Vec<HostPattern> {
+        self.in_force.signing()
     }
 
     /// The files that secrets are in.

@@ -43,7 +43,7 @@ fn origin(line: u32) -> Origin {
 
 fn upstream(limits: Limits, address: Option<&str>, ca: Option<&str>) -> Upstream {
     let address = address.map(|address| address.parse::<UpstreamAddress>().unwrap());
-    Upstream { limits, address, ca: ca.map(Arc::from), origin: origin(5) }
+    Upstream { limits, address, private: false, ca: ca.map(Arc::from), origin: origin(5) }
 }
 
 fn policy(listen: &str, upstreams: impl IntoIterator<Item = (&'static str, Upstream)>) -> Policy {
