@@ -1,6 +1,6 @@
 //! Keeps what was built, and builds what changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use prost::Message;
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::domain::names::{Host, HostPattern, SandboxId};
 use crate::domain::policy::{Policy, Upstream};
-use crate::xds::snapshot::{Fleet, Resource, ResourceType, Snapshot, SnapshotError};
+use crate::xds::on_demand::OnDemand;
+use crate::xds::snapshot::{Edit, Fleet, Resource, ResourceType, Snapshot, SnapshotError, Version};
 
 type Key = (ResourceType, Arc<str>);
 
@@ -64,7 +65,9 @@ struct Holding {
     /// What the next snapshot has and this has not, or has in another version.
     changed: BTreeMap<Key, Arc<Resource>>,
     /// What it has no more.
-    gone: BTreeMap<Key, ()>,
+    gone: BTreeSet<Key>,
+    /// The version of the rule by which it has further names.
+    rule: Option<Version>,
 }
 
 impl FleetBuilder {
@@ -339,7 +342,7 @@ impl Piece {
 
 impl Default for Holding {
     fn default() -> Self {
-        Self { snapshot: Snapshot::empty(), needed: HashMap::new(), changed: BTreeMap::new(), gone: BTreeMap::new() }
+        Self { snapshot: Snapshot::empty(), needed: HashMap::new(), changed: BTreeMap::new(), gone: BTreeSet::new(), rule: None }
     }
 }
 
@@ -358,7 +361,7 @@ impl Holding {
             if *needed == 0 {
                 self.needed.remove(&key);
                 self.changed.remove(&key);
-                self.gone.insert(key, ());
+                self.gone.insert(key);
             }
         }
     }
@@ -369,18 +372,19 @@ impl Holding {
     }
 
     /// The next snapshot.
-    fn finish(&mut self, _wildcards: Option<WildcardLeaves>) -> Result<(), SnapshotError> {
-        if self.changed.is_empty() && self.gone.is_empty() {
-            return Ok(());
+    fn finish(&mut self, rule: Option<WildcardLeaves>) -> Result<(), SnapshotError> {
+        let put: Vec<Resource> = std::mem::take(&mut self.changed).into_values().map(Arc::unwrap_or_clone).collect();
+        let remove = std::mem::take(&mut self.gone).into_iter().collect();
+        let edit = Edit { put, remove };
+        if !(edit.put.is_empty() && edit.remove.is_empty()) {
+            self.snapshot = Arc::new(self.snapshot.edit(edit)?);
         }
-        let (changed, gone) = (std::mem::take(&mut self.changed), std::mem::take(&mut self.gone));
-        let all = ResourceType::ALL.into_iter().flat_map(|ty| self.snapshot.of_type(ty).iter());
-        let kept = all.filter(|resource| {
-            let key = (resource.ty(), Arc::clone(resource.name()));
-            !changed.contains_key(&key) && !gone.contains_key(&key)
-        });
-        let all: Vec<Resource> = kept.chain(changed.values()).map(|resource| (**resource).clone()).collect();
-        self.snapshot = Arc::new(Snapshot::build(all, Some(&self.snapshot))?);
+        let version = rule.as_ref().map(OnDemand::version);
+        if self.rule != version {
+            self.rule = version;
+            let rule = rule.map(|rule| -> Arc<dyn OnDemand> { Arc::new(rule) });
+            self.snapshot = Arc::new((*self.snapshot).clone().with_on_demand(ResourceType::Secret, rule));
+        }
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::secret::{self, Leaves};
 use super::version;
 use crate::domain::names::{Host, HostPattern};
+use crate::xds::on_demand::OnDemand;
 use crate::xds::snapshot::{Resource, Version};
 
 /// The most leaves that are kept, of all wildcards together.
@@ -35,8 +36,11 @@ impl WildcardLeaves {
         Self { patterns, leaves, kept, version }
     }
 
+}
+
+impl OnDemand for WildcardLeaves {
     /// The leaf for a server name, if it is one of ours.
-    pub(super) fn leaf(&self, name: &str) -> Option<Arc<Resource>> {
+    fn get(&self, name: &str) -> Option<Arc<Resource>> {
         let host: Host = name.parse().ok()?;
         // One spelling for each name, or one name could be asked for in any number.
         if host.as_str() != name {
@@ -47,8 +51,7 @@ impl WildcardLeaves {
         Some(self.kept.keep(pattern, host, made))
     }
 
-    /// Another one whenever any of these leaves may be another.
-    pub(super) fn version(&self) -> Version {
+    fn version(&self) -> Version {
         self.version
     }
 }
@@ -160,7 +163,7 @@ mod tests {
     fn only_names_below_are_served_in_one_spelling() {
         let leaves = wildcards(&["*.s3.example.com"]);
         for name in ["a.s3.example.com", "a.b.s3.example.com", "x_1.s3.example.com"] {
-            assert_eq!(&**leaves.leaf(name).unwrap().name(), name);
+            assert_eq!(&**leaves.get(name).unwrap().name(), name);
         }
         let long = format!("{}.s3.example.com", "a".repeat(64));
         for name in [
@@ -178,29 +181,29 @@ mod tests {
             "a.s3.example.com:443",
             long.as_str(),
         ] {
-            assert!(leaves.leaf(name).is_none(), "{name}");
+            assert!(leaves.get(name).is_none(), "{name}");
         }
     }
 
     #[test]
     fn the_same_is_made_once() {
         let leaves = wildcards(&["*.s3.example.com"]);
-        let first = leaves.leaf("a.s3.example.com").unwrap();
-        assert!(Arc::ptr_eq(&first, &leaves.leaf("a.s3.example.com").unwrap()));
+        let first = leaves.get("a.s3.example.com").unwrap();
+        assert!(Arc::ptr_eq(&first, &leaves.get("a.s3.example.com").unwrap()));
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_the_greediest_gives_way() {
         let leaves = wildcards(&["*.s3.example.com", "*.calm.example.com"]);
-        let calm = leaves.leaf("a.calm.example.com").unwrap();
+        let calm = leaves.get("a.calm.example.com").unwrap();
         for number in 0..3 * MOST_LEAVES {
-            leaves.leaf(&format!("n{number}.s3.example.com")).unwrap();
+            leaves.get(&format!("n{number}.s3.example.com")).unwrap();
         }
         assert_eq!(leaves.kept.leaves().by_host.len(), MOST_LEAVES);
         let numbers: usize = leaves.kept.leaves().by_pattern.values().map(BTreeMap::len).sum();
         assert_eq!(numbers, MOST_LEAVES);
-        assert!(Arc::ptr_eq(&calm, &leaves.leaf("a.calm.example.com").unwrap()));
+        assert!(Arc::ptr_eq(&calm, &leaves.get("a.calm.example.com").unwrap()));
         let last = format!("n{}.s3.example.com", 3 * MOST_LEAVES - 1);
-        assert!(Arc::ptr_eq(&leaves.leaf(&last).unwrap(), &leaves.leaf(&last).unwrap()));
+        assert!(Arc::ptr_eq(&leaves.get(&last).unwrap(), &leaves.get(&last).unwrap()));
     }
 }

@@ -104,7 +104,7 @@ impl AdsStream {
         let mut work = Work::default();
         for name in names {
             match usable(set, &name, &mut output.events) {
-                Some(resource) => work.changed.push(resource.clone()),
+                Some(resource) => work.changed.push(resource),
                 None => work.gone.push(name),
             }
         }

@@ -245,9 +245,11 @@ impl AdsStream {
             return;
         }
         let changed = new.changes_since(old);
-        for (ty, name) in changed.iter().filter_map(|name| new.get(name)).flat_map(|cluster| cluster.refers_to()) {
-            if *ty == ResourceType::Endpoint && endpoints.subscribes(name) {
-                endpoints.renew(name);
+        for cluster in changed.iter().filter_map(|name| new.get(name)) {
+            for (ty, name) in cluster.refers_to() {
+                if *ty == ResourceType::Endpoint && endpoints.subscribes(name) {
+                    endpoints.renew(name);
+                }
             }
         }
     }
@@ -311,18 +313,16 @@ struct Message {
 }
 
 /// The resource of this name, produced if need be; one that cannot be produced does not exist.
-fn usable<'a>(set: &'a TypeSet, name: &str, events: &mut Vec<Event>) -> Option<&'a Arc<Resource>> {
+fn usable(set: &TypeSet, name: &str, events: &mut Vec<Event>) -> Option<Arc<Resource>> {
     let resource = set.get(name)?;
-    match resource.prepare() {
-        Prepared::Ready => Some(resource),
-        Prepared::Failed { reason, first } => {
-            if first {
-                let (ty, name) = (resource.ty(), resource.name().clone());
-                events.push(Event::Unavailable { ty, name, reason: reason.clone() });
-            }
-            None
+    if let Prepared::Failed { reason, first } = resource.prepare() {
+        if first {
+            let (ty, name) = (resource.ty(), resource.name().clone());
+            events.push(Event::Unavailable { ty, name, reason: reason.clone() });
         }
+        return None;
     }
+    Some(resource)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl AdsStream {
         let mut sent = Vec::new();
         let mut resources = Vec::new();
         for name in added {
-            let resource = usable(set, name, &mut output.events).cloned();
+            let resource = usable(set, name, &mut output.events);
             state.behind.remove(name);
             match &resource {
                 Some(resource) => resources.push(resource.clone()),

@@ -111,11 +111,16 @@ impl TypeState {
         if !self.asked {
             return;
         }
-        for name in new.changes_since(old).iter().filter(|name| self.subscribes(name)).cloned().collect::<Vec<_>>() {
+        let mut changed: Vec<_> = new.changes_since(old).iter().filter(|name| self.subscribes(name)).cloned().collect();
+        if !new.has_same_rule(old) {
+            let version = |set: &TypeSet, name: &str| set.get(name).map(|resource| resource.version());
+            changed.extend(self.names.iter().filter(|name| version(old, name) != version(new, name)).cloned());
+        }
+        for name in changed {
             let holds = match self.behind.remove(&name) {
                 Some(holds) => holds,
                 None => match old.get(&name) {
-                    Some(resource) if !resource.has_failed() => Holds::Resource(resource.clone()),
+                    Some(resource) if !resource.has_failed() => Holds::Resource(resource),
                     Some(_) | None => Holds::Nothing,
                 },
             };
