@@ -20,7 +20,7 @@ use self::providers::{EXAMPLE, read_provider, read_secret};
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
 use super::upstream::{self, transpose};
-use crate::domain::names::{Host, HostPattern};
+use crate::domain::names::HostPattern;
 use crate::domain::policy::Origin;
 
 /// What one valid `vault.toml` says; the default has no credentials.

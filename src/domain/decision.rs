@@ -98,7 +98,11 @@ impl Rules {
                     match pattern {
                         HostPattern::Exact(host) => drop(hosts.insert(host.clone(), limits)),
                         HostPattern::Below(_) => {
-                            wildcards.push(Wildcard { pattern: pattern.clone(), name: pattern.to_string().into(), limits });
+                            wildcards.push(Wildcard {
+                                pattern: pattern.clone(),
+                                name: pattern.to_string().into(),
+                                limits,
+                            });
                         }
                     }
                 }
@@ -127,7 +131,8 @@ impl Rules {
             return None;
         }
         let host: Host = host.parse().ok()?;
-        let Wildcard { name, limits, .. } = reachable.wildcards.iter().find(|wildcard| wildcard.pattern.matches(&host))?;
+        let Wildcard { name, limits, .. } =
+            reachable.wildcards.iter().find(|wildcard| wildcard.pattern.matches(&host))?;
         Some(Place { sandbox, instance, host: Cow::Owned(host), upstream: name, limits })
     }
 

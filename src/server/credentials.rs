@@ -28,7 +28,7 @@ use crate::config::{
     CredentialConfig, CredentialKind, Diagnostic, EnvName, GithubAppConfig, GoogleConfig, HeaderConfig, Kept,
     OauthConfig, OauthGrant, ProviderRef, Scope, SigV4Config, VaultConfig,
 };
-use crate::domain::names::{Host, HostPattern};
+use crate::domain::names::HostPattern;
 use crate::domain::policy::Origin;
 use crate::domain::secret::{Secret, SecretBytes};
 use crate::vault::exchange::{ClientAuth, Exchange, ExchangeKind, HttpsClient, OauthClient, RefreshTokens, SendAs};

@@ -130,11 +130,7 @@ pub(super) fn read<'a>(
 
 /// The host of a route that stands for many, `pattern`: the server name of the connection, which Envoy knows from the
 /// handshake. The request must name the same (RFC 9110 §7.4).
-fn server_name<'a>(
-    attributes: &'a AttributeContext,
-    pattern: &str,
-    authority: &str,
-) -> Result<&'a str, Unread<'a>> {
+fn server_name<'a>(attributes: &'a AttributeContext, pattern: &str, authority: &str) -> Result<&'a str, Unread<'a>> {
     let name = attributes.tls_session.as_ref().map(|session| session.sni.as_str()).ok_or(NotOurs("TLS session"))?;
     // Only what this route is for: the filter chain has chosen it by that.
     let is_below = |parent: &str| name.strip_suffix(parent).is_some_and(|rest| !rest.is_empty());

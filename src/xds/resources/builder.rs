@@ -164,8 +164,7 @@ impl FleetBuilder {
     }
 
     fn wildcard_leaves(&self, patterns: Vec<HostPattern>) -> Option<WildcardLeaves> {
-        (!patterns.is_empty())
-            .then(|| WildcardLeaves::new(patterns, Arc::clone(&self.leaves), Arc::clone(&self.kept)))
+        (!patterns.is_empty()).then(|| WildcardLeaves::new(patterns, Arc::clone(&self.leaves), Arc::clone(&self.kept)))
     }
 
     /// Brings what was built for a policy to where the policy is now; its wildcards.
@@ -252,15 +251,11 @@ impl FleetBuilder {
         if chain != Chain::Shared {
             let inputs = (sandbox, pattern, signed, upstream.private);
             let (id, pattern, private) = (sandbox.clone(), pattern.clone(), upstream.private);
-            let route = Resource::lazy(
-                ResourceType::Route,
-                route_name(sandbox, &name),
-                version("route", &inputs),
-                move || {
+            let route =
+                Resource::lazy(ResourceType::Route, route_name(sandbox, &name), version("route", &inputs), move || {
                     let needs = Needs { signed, private, ..Needs::default() };
                     Ok(route::routes(&id, Target::Upstream(&pattern), needs).encode_to_vec())
-                },
-            );
+                });
             resources.push(
                 route
                     .from_line(upstream.origin.clone())
@@ -342,7 +337,13 @@ impl Piece {
 
 impl Default for Holding {
     fn default() -> Self {
-        Self { snapshot: Snapshot::empty(), needed: HashMap::new(), changed: BTreeMap::new(), gone: BTreeSet::new(), rule: None }
+        Self {
+            snapshot: Snapshot::empty(),
+            needed: HashMap::new(),
+            changed: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            rule: None,
+        }
     }
 }
 

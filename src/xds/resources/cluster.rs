@@ -149,7 +149,9 @@ fn dynamic_forward_proxy(resolution: &Resolution) -> ClusterDiscoveryType {
             // For one host, SNI and name check are set on the TLS context, from the configuration; "insecure" is Envoy's word
             // for not taking them from the request.
             allow_insecure_cluster_options: true,
-            cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(resolution))),
+            cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(
+                resolution,
+            ))),
             ..Default::default()
         })),
     })
@@ -160,10 +162,7 @@ pub(super) fn dns_cache(resolution: &Resolution) -> DnsCacheConfig {
     let refused = AddressMatcher {
         ranges: REFUSED_NETWORKS
             .iter()
-            .map(|&(prefix, length)| CidrRange {
-                address_prefix: prefix.to_owned(),
-                prefix_len: Some(uint32(length)),
-            })
+            .map(|&(prefix, length)| CidrRange { address_prefix: prefix.to_owned(), prefix_len: Some(uint32(length)) })
             .collect(),
         invert_match: false,
     };

@@ -18,8 +18,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3::Config as OnDemandSecret;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters, downstream_tls_context::SessionTicketKeysType,
-    tls_parameters::TlsProtocol,
+    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters,
+    downstream_tls_context::SessionTicketKeysType, tls_parameters::TlsProtocol,
 };
 
 use super::cluster::Resolution;
@@ -193,4 +193,3 @@ fn ads() -> ConfigSource {
         ..Default::default()
     }
 }
-

@@ -34,8 +34,8 @@ use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 
 use super::cluster::{Resolution, dns_cache};
 use super::{
-    CLUSTER_HEADER, HTTP1_CLUSTER_HEADER, MAX_SIGNED_BODY, Protocol, SERVER_NAME, SERVER_NAME_HEADER, VAULT_CLUSTER, any,
-    boolean, cluster_name, duration, reflection, uint32,
+    CLUSTER_HEADER, HTTP1_CLUSTER_HEADER, MAX_SIGNED_BODY, Protocol, SERVER_NAME, SERVER_NAME_HEADER, VAULT_CLUSTER,
+    any, boolean, cluster_name, duration, reflection, uint32,
 };
 use crate::domain::names::SandboxId;
 

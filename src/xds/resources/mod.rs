@@ -35,7 +35,6 @@ use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
-use prost::Message;
 use serde::Serialize;
 
 use super::snapshot::Version;

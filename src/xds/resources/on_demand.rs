@@ -35,7 +35,6 @@ impl WildcardLeaves {
         let version = version("wildcards", &(&patterns, leaves.epoch()));
         Self { patterns, leaves, kept, version }
     }
-
 }
 
 impl OnDemand for WildcardLeaves {

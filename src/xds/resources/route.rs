@@ -6,8 +6,8 @@ use envoy_types::pb::envoy::config::core::v3::{
     DataSource, HeaderValue, HeaderValueOption, data_source, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, FilterConfig, HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    header_matcher, route, route_action, route_match,
+    DirectResponseAction, FilterConfig, HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost, header_matcher, route, route_action, route_match,
 };
 use envoy_types::pb::envoy::extensions::filters::http::{
     dynamic_forward_proxy::v3::{PerRouteConfig, per_route_config},
@@ -19,8 +19,8 @@ use serde::Serialize;
 
 use super::manager::{RESOLVE, RESOLVE_PRIVATE};
 use super::{
-    CLUSTER_HEADER, HTTP1_CLUSTER_HEADER, MAX_SIGNED_BODY, Protocol, SERVER_NAME, SERVER_NAME_HEADER, SHARED_CHAIN, any,
-    cluster_name, duration, route_name, uint32,
+    CLUSTER_HEADER, HTTP1_CLUSTER_HEADER, MAX_SIGNED_BODY, Protocol, SERVER_NAME, SERVER_NAME_HEADER, SHARED_CHAIN,
+    any, cluster_name, duration, route_name, uint32,
 };
 use crate::domain::decision::{BODY_EXTENSION, HOST_EXTENSION, SANDBOX_EXTENSION};
 use crate::domain::names::{Host, HostPattern, SandboxId};
