@@ -97,11 +97,11 @@ impl TypeSet {
     /// not each compare every resource.
     pub(super) fn changes_since(&self, old: &Self) -> Cow<'_, [Arc<str>]> {
         let mut names = self.listed_since(old);
-        if !Arc::ptr_eq(&self.own, &old.own) {
-            let own = self.own.iter().chain(old.own.iter()).map(|resource| resource.name());
-            let version = |set: &Self, name: &str| set.listed(name).map(|resource| resource.version());
-            let changed = own.filter(|name| version(old, name) != version(self, name)).cloned();
-            names.to_mut().extend(changed);
+        let own = self.own.iter().chain(old.own.iter()).map(|resource| resource.name());
+        let version = |set: &Self, name: &str| set.listed(name).map(|resource| resource.version());
+        let own: Vec<_> = own.filter(|name| version(old, name) != version(self, name)).cloned().collect();
+        if !own.is_empty() {
+            names.to_mut().extend(own);
             distinct(names.to_mut());
         }
         names

@@ -180,14 +180,14 @@ impl TypeState {
                 (None, Holds::Nothing) => return false,
                 (Some(resource), Holds::Rejected(sent)) => {
                     retry_is_due |= sent.as_ref().is_none_or(|sent| sent.version() != resource.version());
-                    retry.changed.push(resource.clone());
+                    retry.changed.push(resource);
                 }
                 (None, Holds::Rejected(sent)) => {
                     retry_is_due |= sent.is_some();
                     retry.gone.push(name.clone());
                 }
                 (Some(resource), Holds::Nothing | Holds::Resource(_) | Holds::Unknown) => {
-                    work.changed.push(resource.clone());
+                    work.changed.push(resource);
                 }
                 (None, Holds::Resource(_) | Holds::Unknown) => work.gone.push(name.clone()),
             }
