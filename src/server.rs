@@ -75,7 +75,7 @@ use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
-use crate::xds::resources::{MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
+use crate::xds::resources::{FleetBuilder, MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
 use crate::xds::service::{NodeGauges, XdsService};
 use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER};
 
@@ -295,14 +295,15 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let credentials = CredentialStore::new(options.environment, https, kept, credential_metrics, states);
     let secret_files = credentials.files();
     let schedule = LeafSchedule::new(options.leaf_lifetime);
+    let leaves = LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() };
     let mut applier = Applier {
         keys: keys.clone(),
         revocations,
         prefix: options.prefix.clone(),
         strict: options.strict,
         credentials,
-        system_ca,
-        leaves: LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() },
+        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca),
+        leaves,
         ca_dir,
         vault: vault.clone(),
         fleet,

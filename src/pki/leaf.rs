@@ -50,6 +50,11 @@ impl LeafSchedule {
         (unix(now) + shift(host, slot)) / slot
     }
 
+    /// Counts the times at which some leaf may need renewing, whatever its host.
+    pub fn epoch(&self, now: SystemTime) -> u64 {
+        unix(now) / self.check_interval().as_secs().max(1)
+    }
+
     /// How long until some leaf may need renewing: a fraction of a slot, at most a minute.
     pub fn check_interval(&self) -> Duration {
         Duration::from_secs((self.slot_seconds() / 20).clamp(1, 60))
