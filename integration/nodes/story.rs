@@ -19,6 +19,8 @@ use crate::support::upstream::{Upstream, UpstreamConfig};
 
 const TEST: &str = "nodes::story::an_operator_bootstraps_an_envoy_on_another_machine";
 const HERE: &str = "192.0.2.1";
+/// How long `actl nodes wait` is let wait for what should take a moment.
+const PATIENCE: &str = "60s";
 const THERE: &str = "192.0.2.2:15443";
 
 #[test]
@@ -69,10 +71,15 @@ async fn story(there: Command) {
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(upstream.last_request().header("authorization"), Some(format!("Bearer {STRIPE_KEY}")));
 
+    in_step(&server).await;
+    let listed = server.actl(&["nodes", "--json"]).await;
+    assert!(listed.status.success() && listed.stdout.contains("edge-1"), "{listed:#?}");
+
     // Edit: limits are in force at once, without a push; a new host is served as soon as that Envoy has it.
     let limited = upstream_section(STRIPE, &upstream, "methods = [\"GET\"]");
     let both = format!("{limited}{}", upstream_section(OPENAI, &upstream, ""));
     server.write_config(&server.config_text(&both));
+    in_step(&server).await;
     eventually("the edit is served", async || served_by(&client, OPENAI).await).await;
     let post = client.post(&format!("https://{STRIPE}/echo"), "x").bearer(&token).send().await.unwrap();
     assert_eq!(post.status, 403, "{}", post.text());
@@ -80,6 +87,8 @@ async fn story(there: Command) {
     // Break it: an address that the other machine does not have. What it has goes on, and the log says which line it is.
     let broken = server.config_text(&limited).replace(THERE, "192.0.2.77:15443");
     server.write_config(&broken);
+    let waited = server.actl(&["nodes", "wait", "--timeout", PATIENCE]).await;
+    assert_eq!(waited.status.code(), Some(1), "{waited:#?}");
     let rejected = eventually("the rejection is told", async || {
         let ready = server.ready().await.ok_or("no answer")?;
         let rejected = ready.body.pointer("/envoy/rejected/0").cloned();
@@ -96,6 +105,7 @@ async fn story(there: Command) {
 
     // Repair.
     server.write_config(&server.config_text(&stripe));
+    in_step(&server).await;
     eventually("nothing is rejected any more", async || {
         let ready = server.ready().await.ok_or("no answer")?;
         match ready.body.pointer("/envoy/rejected").and_then(Value::as_array) {
@@ -107,6 +117,12 @@ async fn story(there: Command) {
     eventually("the repair is served", async || refused(&client, OPENAI).await).await;
     served_by(&client, STRIPE).await.unwrap();
     assert!(envoy.is_running());
+}
+
+/// As an operator's script waits.
+async fn in_step(server: &Server) {
+    let waited = server.actl(&["nodes", "wait", "--nodes", "edge-1", "--timeout", PATIENCE]).await;
+    assert!(waited.status.success(), "{waited:#?}");
 }
 
 fn here() -> std::net::IpAddr {
