@@ -21,6 +21,8 @@ pub mod mint;
 pub mod moment;
 pub mod narrow;
 #[cfg(feature = "host")]
+mod nodes;
+#[cfg(feature = "host")]
 mod secret;
 #[cfg(feature = "host")]
 pub mod server;

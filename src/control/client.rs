@@ -9,6 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::v1::control_client::ControlClient;
 use super::v1::fleet_client::FleetClient;
+use super::v1::nodes_client::NodesClient;
 
 /// The socket's name in the runtime folder.
 pub const SOCKET: &str = "control.sock";
@@ -53,6 +54,14 @@ pub async fn connect(runtime_dir: &Path) -> Result<ControlClient<Channel>, Conne
 /// When none runs, or it is not ours to use.
 pub async fn connect_fleet(runtime_dir: &Path) -> Result<FleetClient<Channel>, ConnectError> {
     Ok(FleetClient::new(channel(runtime_dir).await?).max_decoding_message_size(MAX_FLEET))
+}
+
+/// Connects likewise, for what it says of Envoys of other machines.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_nodes(runtime_dir: &Path) -> Result<NodesClient<Channel>, ConnectError> {
+    channel(runtime_dir).await.map(NodesClient::new)
 }
 
 async fn channel(runtime_dir: &Path) -> Result<Channel, ConnectError> {

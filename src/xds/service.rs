@@ -15,6 +15,7 @@ mod body;
 mod codec;
 mod connections;
 mod gauges;
+mod identity;
 mod rejection;
 mod session;
 
@@ -42,6 +43,7 @@ use self::session::{Request, Session};
 use super::metrics::XdsMetrics;
 use super::snapshot::{Fleet, ResourceType};
 use super::stream::Scope;
+use crate::domain::node::NodeIdentity;
 
 /// The largest request, in bytes: node metadata can be long, and a reconnecting client lists all it holds.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -187,10 +189,11 @@ async fn serve<R: Request>(
     if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
         return Ok(Status::unimplemented("compressed requests are not served").into_http());
     }
+    let peer = request.extensions().get::<NodeIdentity>().cloned();
     let decoder = RequestDecoder::new();
     let requests = Streaming::<R>::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
     let identifier = shared.identifier.clone();
-    Ok(ResponseBody::answer(Session::new(shared, scope, requests).responses(), identifier))
+    Ok(ResponseBody::answer(Session::new(shared, scope, peer, requests).responses(), identifier))
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::connections::{Connection, escaped};
+use super::identity;
 use super::rejection::{LogLimit, Rejection};
+use crate::domain::node::NodeIdentity;
 use crate::xds::encode;
 use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, ResourceType, Snapshot, Version};
 use crate::xds::stream::{AdsStream, Event, Output, Protocol, ProtocolError, Response, Scope};
@@ -72,6 +74,8 @@ impl From<ProtocolError> for Status {
 pub(super) struct Session<R> {
     shared: Arc<Shared>,
     scope: Scope,
+    /// Who the connection is authenticated as; `None` on the socket that only this user reaches.
+    identity: Option<NodeIdentity>,
     requests: Streaming<R>,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The sender of the fleet is still there.
@@ -121,10 +125,15 @@ enum Wakeup<R> {
 }
 
 impl<R: Request> Session<R> {
-    pub(super) fn new(shared: Arc<Shared>, scope: Scope, requests: Streaming<R>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        scope: Scope,
+        identity: Option<NodeIdentity>,
+        requests: Streaming<R>,
+    ) -> Self {
         let fleet = shared.fleet.clone();
         let queue = VecDeque::new();
-        Self { shared, scope, requests, fleet, fleet_is_live: true, peer: None, queue, is_over: false }
+        Self { shared, scope, identity, requests, fleet, fleet_is_live: true, peer: None, queue, is_over: false }
     }
 
     /// The responses of this stream, until the client ends it or breaks the protocol.
@@ -183,6 +192,7 @@ impl<R: Request> Session<R> {
                 let node = request.node().ok_or_else(|| {
                     Status::invalid_argument("the first request of a stream must have a node: who is asking?")
                 })?;
+                identity::check(self.identity.as_ref(), node)?;
                 let fleet = self.fleet.borrow_and_update().clone();
                 self.peer.insert(Peer::new::<R>(&self.shared, self.scope, node, &fleet))
             }
@@ -222,7 +232,12 @@ impl<R: Request> Session<R> {
     fn check_resumed(&mut self) -> Result<(), Status> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
         peer.resume_check = None;
-        let Some(ty) = peer.connection.update(|entry| entry.machine.forgotten()) else { return Ok(()) };
+        let Some(ty) = peer.connection.update(|entry| entry.machine.forgotten()) else {
+            let begun = Instant::now();
+            let output = peer.connection.update(|entry| entry.machine.end_resumption());
+            self.take(output, begun);
+            return Ok(());
+        };
         let node = peer.node_id();
         tracing::warn!(
             node,

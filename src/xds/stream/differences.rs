@@ -57,15 +57,8 @@ impl AdsStream {
     /// Whether something of this type that the client rejected is still what it should hold, so that nothing will be sent before
     /// that changes.
     pub fn rejection_stands(&self, ty: ResourceType) -> bool {
-        let target = self.target.of_type(ty);
-        let wanted = |name: &str| target.get(name).map(|resource| resource.version());
-        let rejected = self.state(ty).behind.iter().filter_map(|(name, holds)| match holds {
-            Holds::Rejected(sent) => Some((name, sent.as_ref().map(|resource| resource.version()))),
-            Holds::Nothing | Holds::Resource(_) | Holds::Unknown => None,
-        });
-        let mut rejected = rejected.peekable();
-        // What was rejected together is sent again together, as soon as any of it has changed.
-        rejected.peek().is_some() && rejected.all(|(name, sent)| wanted(name) == sent)
+        // As soon as some of what was rejected together changes, all of it is released.
+        self.state(ty).behind.values().any(|holds| matches!(holds, Holds::Rejected(_)))
     }
 
     /// Everything subscribed to in which the client differs from `should`, which may be newer than what this stream was last
@@ -98,7 +91,7 @@ impl AdsStream {
         if state.wildcard {
             names.extend(target.iter().chain(should.iter()).map(|resource| resource.name().clone()));
         }
-        names.extend(state.in_flight.iter().flat_map(|entry| &entry.sent).map(|(name, _)| name.clone()));
+        names.extend(state.in_flight.iter().flat_map(|entry| &entry.sent).map(|sent| sent.name.clone()));
         names.retain(|name| state.subscribes(name));
         let difference = |name: Arc<str>| {
             let (held, known) = self.held(ty, &name, target);
@@ -119,15 +112,18 @@ impl AdsStream {
     fn held(&self, ty: ResourceType, name: &Arc<str>, target: &TypeSet) -> (Held, Option<Arc<Resource>>) {
         let state = self.state(ty);
         let version = |resource: &Option<Arc<Resource>>| resource.as_ref().map(|resource| resource.version());
-        let on_its_way = state.in_flight.iter().rev().flat_map(|entry| &entry.sent).find(|(sent, _)| sent == name);
-        if let Some((_, sent)) = on_its_way {
-            return (Held::Sent(version(sent)), sent.clone());
+        let mut on_its_way = state.in_flight.iter().rev().flat_map(|entry| &entry.sent);
+        if let Some(sent) = on_its_way.find(|sent| sent.name == *name) {
+            return (Held::Sent(version(&sent.resource)), sent.resource.clone());
         }
         match state.behind.get(name) {
             Some(Holds::Nothing) => (Held::Nothing, None),
             Some(Holds::Resource(resource)) => (Held::Version(resource.version()), Some(resource.clone())),
-            Some(Holds::Unknown) => (Held::Unknown, None),
-            Some(Holds::Rejected(sent)) => (Held::Rejected(version(sent)), sent.clone()),
+            Some(Holds::InDoubt(_)) => (Held::Unknown, None),
+            Some(Holds::Rejected(_)) => {
+                let rejected = target.get(name);
+                (Held::Rejected(version(&rejected)), rejected)
+            }
             None => match target.get(name) {
                 Some(resource) if !resource.has_failed() => (Held::Version(resource.version()), Some(resource.clone())),
                 Some(_) | None => (Held::Nothing, None),
