@@ -22,7 +22,7 @@ images: ## Build Docker's images alone: agent-creds-sandbox and agent-creds-envo
 	@sandbox-image/images.sh
 
 test: setup lint ## Format, lints, documentation, and every test, against a real Envoy
-	$(CARGO) test --locked
+	@CARGO="$(CARGO)" integration/run.sh
 
 lint: ## Format, lints and documentation alone
 	$(CARGO) fmt --check

@@ -3,6 +3,8 @@
 //! Only the few fields that differ from client to client (nonce, removed names) are written per response; each resource is
 //! a chunk of bytes copied as it is. Field numbers are those of `envoy/service/discovery/v3/discovery.proto`.
 
+use std::collections::VecDeque;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::snapshot::{ResourceType, Version};
@@ -44,9 +46,50 @@ impl Encoded {
             Protocol::Sotw => &self.delta[self.any_at..],
         }
     }
+
+    /// The same, sharing its bytes.
+    fn shared(&self, protocol: Protocol) -> Bytes {
+        match protocol {
+            Protocol::Delta => self.delta.clone(),
+            Protocol::Sotw => self.delta.slice(self.any_at..),
+        }
+    }
 }
 
-/// The length of `response` as [`encode`] writes it, in bytes.
+/// Entries of this many bytes or more are not copied into a response: it shares them with all other responses.
+const SHARED_FROM: usize = 4 << 10;
+/// What comes before a message of gRPC: a byte that says it is not compressed, and its length in four.
+const PREFIX_LEN: usize = 5;
+
+/// `response` as a gRPC message with its prefix, in the pieces in which it is to be sent. The large ones are shared by all
+/// clients that get the same resources.
+pub fn message(response: &Response, identifier: &str) -> VecDeque<Bytes> {
+    let len = encoded_len(response, identifier);
+    let entries = || response.resources.iter().filter_map(|resource| resource.encoded());
+    let is_shared = |encoded: &&Encoded| encoded.entry(response.protocol).len() >= SHARED_FROM;
+    let shared: usize = entries().filter(is_shared).map(|encoded| encoded.entry(response.protocol).len()).sum();
+    let mut pieces = VecDeque::with_capacity(1);
+    let mut own = BytesMut::with_capacity(PREFIX_LEN + len - shared);
+    own.put_u8(0);
+    // A response is bounded by what clients take, which is far below 4 GiB.
+    own.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+    put_head(response, &mut own);
+    for encoded in entries() {
+        if is_shared(&encoded) {
+            if !own.is_empty() {
+                pieces.push_back(own.split().freeze());
+            }
+            pieces.push_back(encoded.shared(response.protocol));
+        } else {
+            own.put_slice(encoded.entry(response.protocol));
+        }
+    }
+    put_tail(response, identifier, &mut own);
+    pieces.push_back(own.freeze());
+    pieces
+}
+
+/// The length of `response` on the wire, in bytes, without the prefix of gRPC.
 pub fn encoded_len(response: &Response, identifier: &str) -> usize {
     let mut len = field_len(1, Version::LEN)
         + field_len(4, response.ty.type_url().len())
@@ -56,12 +99,13 @@ pub fn encoded_len(response: &Response, identifier: &str) -> usize {
     len + response.removed.iter().map(|name| field_len(6, name.len())).sum::<usize>()
 }
 
-/// Writes `response` as a `DiscoveryResponse` or `DeltaDiscoveryResponse`, with `control_plane.identifier` set.
-pub fn encode(response: &Response, identifier: &str, out: &mut impl BufMut) {
+/// What a `DiscoveryResponse` or `DeltaDiscoveryResponse` has before its resources.
+fn put_head(response: &Response, out: &mut impl BufMut) {
     put_field(out, 1, response.version.as_str().as_bytes());
-    for resource in &response.resources {
-        out.put_slice(resource.entry(response.protocol));
-    }
+}
+
+/// What it has after them, with `control_plane.identifier` set.
+fn put_tail(response: &Response, identifier: &str, out: &mut impl BufMut) {
     put_field(out, 4, response.ty.type_url().as_bytes());
     put_key(out, 5, decimal_len(response.nonce));
     put_decimal(out, response.nonce);
@@ -135,16 +179,31 @@ mod tests {
     }
 
     fn bytes_of(response: &Response) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(response, "agent-creds/1", &mut out);
-        assert_eq!(out.len(), encoded_len(response, "agent-creds/1"));
-        out
+        let out = message(response, "agent-creds/1").into_iter().flatten().collect::<Vec<_>>();
+        let len = encoded_len(response, "agent-creds/1");
+        assert_eq!(out[..PREFIX_LEN], [&[0][..], &u32::try_from(len).unwrap().to_be_bytes()].concat());
+        assert_eq!(out.len(), PREFIX_LEN + len);
+        out[PREFIX_LEN..].to_vec()
+    }
+
+    #[test]
+    fn large_resources_are_shared_and_small_ones_copied() {
+        let names = ["a".repeat(10), "b".repeat(10_000), "c".repeat(10_000), "d".repeat(10)];
+        for protocol in [Protocol::Delta, Protocol::Sotw] {
+            let response = response(protocol, 7, &names, &[]);
+            let (first, second) = (message(&response, "x"), message(&response, "x"));
+            // The head with a; b; c; d with the tail.
+            assert_eq!(first.len(), 4, "{protocol:?}");
+            for (index, (first, second)) in first.iter().zip(&second).enumerate() {
+                assert_eq!(first.as_ptr() == second.as_ptr(), [1, 2].contains(&index), "{protocol:?} {index}");
+            }
+        }
     }
 
     proptest! {
         #[test]
         fn what_prost_reads_is_what_was_meant(
-            names in prop::collection::vec("[a-z]{0,300}", 0..4),
+            names in prop::collection::vec("[a-z]{0,300}|[a-z]{4000,5000}", 0..4),
             removed in prop::collection::vec("[a-z]{0,20}", 0..4),
             nonce: u64,
         ) {

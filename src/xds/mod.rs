@@ -12,6 +12,7 @@
 
 pub mod encode;
 pub mod metrics;
+pub mod on_demand;
 pub mod resource;
 pub mod resources;
 pub mod service;

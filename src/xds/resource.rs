@@ -246,12 +246,14 @@ impl Resource {
         Arc::ptr_eq(&self.body, &other.body)
     }
 
+    /// Its encoded form; `None` unless [`Self::prepare`] said it is ready.
+    pub(super) fn encoded(&self) -> Option<&Encoded> {
+        self.body.encoded.get().and_then(|encoded| encoded.as_ref().ok())
+    }
+
     /// Its entry in a response; empty unless [`Self::prepare`] said it is ready.
     pub(super) fn entry(&self, protocol: Protocol) -> &[u8] {
-        match self.body.encoded.get() {
-            Some(Ok(encoded)) => encoded.entry(protocol),
-            Some(Err(_)) | None => &[],
-        }
+        self.encoded().map_or(&[], |encoded| encoded.entry(protocol))
     }
 }
 

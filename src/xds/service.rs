@@ -1,15 +1,17 @@
 //! The tonic shell around [`super::stream`]: ADS and one service per type, for every Envoy of the fleet.
 //!
 //! ```text
-//!   Routes ─▶ Served ─▶ Grpc::streaming ─▶ Session ⇄ AdsStream        Session waits on: requests, fleet changes
-//!                           │                │
-//!                       XdsCodec         Connections (who is connected, what they ACKed)
+//!   Routes ─▶ Served ─▶ Session ⇄ AdsStream ─▶ ResponseBody        Session waits on: requests, fleet changes
+//!                          │
+//!                      Connections (who is connected, what they ACKed)
 //! ```
 //!
 //! There is no task and no queue per client: a session is a stream that HTTP/2 polls when the client's flow-control window
 //! has room. A client that does not read is simply not polled; newer snapshots overtake each other in the `watch` channel
 //! until it is, and no other client notices.
 
+mod admission;
+mod body;
 mod codec;
 mod connections;
 mod session;
@@ -22,19 +24,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use futures_util::Stream;
 use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Status, Streaming};
 
-use self::codec::XdsCodec;
+use self::admission::Admission;
+use self::body::ResponseBody;
+use self::codec::RequestDecoder;
 pub use self::connections::{Connections, NodeStatus, Rejection, TypeStatus};
 use self::session::{Request, Session};
 use super::metrics::XdsMetrics;
 use super::snapshot::{Fleet, ResourceType};
-use super::stream::{Response, Scope};
+use super::stream::Scope;
 
 /// The largest request, in bytes: node metadata can be long, and a reconnecting client lists all it holds.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -53,6 +56,7 @@ struct Shared {
     identifier: Arc<str>,
     metrics: XdsMetrics,
     connections: Connections,
+    admission: Admission,
     resume_grace: Duration,
 }
 
@@ -69,8 +73,8 @@ impl XdsService {
         resume_grace: Duration,
     ) -> Self {
         let identifier = identifier.into().into();
-        let connections = Connections::default();
-        Self { shared: Arc::new(Shared { fleet, identifier, metrics, connections, resume_grace }) }
+        let (connections, admission) = (Connections::default(), Admission::default());
+        Self { shared: Arc::new(Shared { fleet, identifier, metrics, connections, admission, resume_grace }) }
     }
 
     /// Who is connected.
@@ -157,12 +161,12 @@ impl<const INDEX: usize> tower::Service<http::Request<Body>> for Served<INDEX> {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let Definition { sotw_method, delta_method, scope, .. } = SERVICES[INDEX];
-        let open = Open { shared: self.0.clone(), scope };
+        let shared = self.0.clone();
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
         if method == delta_method {
-            Box::pin(serve::<DeltaDiscoveryRequest>(open, request))
+            Box::pin(serve::<DeltaDiscoveryRequest>(shared, scope, request))
         } else if method == sotw_method {
-            Box::pin(serve::<DiscoveryRequest>(open, request))
+            Box::pin(serve::<DiscoveryRequest>(shared, scope, request))
         } else {
             let status = Status::unimplemented("this server streams: the Fetch methods are not served");
             Box::pin(std::future::ready(Ok(status.into_http())))
@@ -170,27 +174,19 @@ impl<const INDEX: usize> tower::Service<http::Request<Body>> for Served<INDEX> {
     }
 }
 
-async fn serve<R: Request>(open: Open, request: http::Request<Body>) -> Result<http::Response<Body>, Infallible> {
-    let codec = XdsCodec::<R>::new(open.shared.identifier.clone());
-    let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES);
-    Ok(grpc.streaming(open, request).await)
-}
-
-/// Opens a session per call.
-struct Open {
+async fn serve<R: Request>(
     shared: Arc<Shared>,
     scope: Scope,
-}
-
-impl<R: Request> StreamingService<R> for Open {
-    type Response = Response;
-    type ResponseStream = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
-    type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<R>>) -> Self::Future {
-        let session = Session::new(self.shared.clone(), self.scope, request.into_inner());
-        std::future::ready(Ok(tonic::Response::new(Box::pin(session.responses()))))
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, Infallible> {
+    // This server compresses nothing, and says so by not offering it.
+    if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+        return Ok(Status::unimplemented("compressed requests are not served").into_http());
     }
+    let decoder = RequestDecoder::new();
+    let requests = Streaming::<R>::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
+    let identifier = shared.identifier.clone();
+    Ok(ResponseBody::answer(Session::new(shared, scope, requests).responses(), identifier))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::xds::resource::Prepared;
 
@@ -54,7 +56,7 @@ fn what_has_not_changed_is_shared_with_the_previous_snapshot() {
     let second =
         Snapshot::build([cluster("a", "1").from_line(origin(2)), cluster("b", "1"), cluster("c", "1")], Some(&first))
             .unwrap();
-    let get = |snapshot: &Snapshot, name: &str| snapshot.get(ResourceType::Cluster, name).unwrap().clone();
+    let get = |snapshot: &Snapshot, name: &str| snapshot.get(ResourceType::Cluster, name).unwrap();
     assert!(Arc::ptr_eq(&get(&first, "b"), &get(&second, "b")));
     // The line moved: the resource tells the new one, its bytes are the old ones.
     assert_eq!(get(&second, "a").origin(), Some(&origin(2)));
@@ -103,4 +105,126 @@ fn a_cluster_nobody_knows_gets_nothing() {
     assert!(Arc::ptr_eq(&fleet.of("edge"), &edge));
     assert!(fleet.of("forged").is_empty());
     assert!(Arc::ptr_eq(&fleet.of("forged"), &fleet.of("")));
+}
+
+fn edit(put: Vec<Resource>, remove: &[&str]) -> Edit {
+    Edit { put, remove: remove.iter().map(|name| (ResourceType::Cluster, Arc::from(*name))).collect() }
+}
+
+fn changes(new: &Snapshot, old: &Snapshot) -> Vec<String> {
+    let changes = new.of_type(ResourceType::Cluster).changes_since(old.of_type(ResourceType::Cluster));
+    let mut names: Vec<_> = changes.iter().map(|name| name.to_string()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_edit_checks_references_in_both_directions() {
+    let refers = |to: &str| cluster("a", "1").referring_to(ResourceType::Cluster, to).from_line(origin(3));
+    let base = Snapshot::build([refers("b"), cluster("b", "1")], None).unwrap();
+    let error = base.edit(edit(vec![], &["b"])).unwrap_err().to_string();
+    assert_eq!(error, "cluster \"a\" (agent-creds.toml:3) refers to cluster \"b\", which does not exist");
+    let error = base.edit(edit(vec![cluster("d", "1").referring_to(ResourceType::Secret, "s")], &[])).unwrap_err();
+    assert_eq!(error.to_string(), "cluster \"d\" refers to secret \"s\", which does not exist");
+    assert!(matches!(
+        base.edit(edit(vec![cluster("d", "1"), cluster("d", "2")], &[])),
+        Err(SnapshotError::Duplicate { .. })
+    ));
+    // Once nothing refers to it any more, it may go: in the same edit, or later.
+    let moved = base.edit(edit(vec![refers("c"), cluster("c", "1")], &["b"])).unwrap();
+    assert_eq!(moved.len(), 2);
+    assert!(moved.edit(edit(vec![], &["a", "c"])).unwrap().is_empty());
+    // What is removed and put again is there.
+    assert_eq!(changes(&base.edit(edit(vec![cluster("b", "1")], &["b"])).unwrap(), &base), [""; 0]);
+}
+
+#[test]
+fn what_changed_is_known_for_some_snapshots_back() {
+    let first = Snapshot::build([cluster("a", "1"), cluster("b", "1")], None).unwrap();
+    let second = first.edit(edit(vec![cluster("c", "1")], &[])).unwrap();
+    let third = second.edit(edit(vec![cluster("a", "2")], &["b"])).unwrap();
+    assert_eq!(changes(&second, &first), ["c"]);
+    assert_eq!(changes(&third, &second), ["a", "b"]);
+    assert_eq!(changes(&third, &first), ["a", "b", "c"]);
+    assert_eq!(changes(&third, &third), [""; 0]);
+    // Only the line moved: other resources, the same set.
+    let moved = third.edit(edit(vec![cluster("a", "2").from_line(origin(9))], &[])).unwrap();
+    assert_eq!(moved.of_type(ResourceType::Cluster).version(), third.of_type(ResourceType::Cluster).version());
+    assert_eq!(moved.get(ResourceType::Cluster, "a").unwrap().origin(), Some(&origin(9)));
+    assert_eq!(changes(&moved, &first), ["a", "b", "c"]);
+}
+
+#[test]
+fn names_on_demand_and_of_one_client_come_on_top() {
+    #[derive(Debug)]
+    struct Leaves(&'static str);
+    impl OnDemand for Leaves {
+        fn get(&self, name: &str) -> Option<Arc<Resource>> {
+            name.ends_with(".example.com").then(|| Arc::new(cluster(name, self.0)))
+        }
+        fn version(&self) -> Version {
+            Version::of(self.0)
+        }
+    }
+    let base = Snapshot::build([cluster("a", "1")], None).unwrap();
+    let rule = |edition| Some(Arc::new(Leaves(edition)) as Arc<dyn OnDemand>);
+    let first = base.clone().with_on_demand(ResourceType::Cluster, rule("1"));
+    let second = base.clone().with_on_demand(ResourceType::Cluster, rule("2"));
+    let set = |snapshot: &Snapshot| snapshot.of_type(ResourceType::Cluster).clone();
+    assert_eq!(first.get(ResourceType::Cluster, "x.example.com").unwrap().version(), Version::of("1"));
+    assert!(first.get(ResourceType::Cluster, "example.org").is_none());
+    assert!(set(&first).version() != set(&base).version() && set(&first).version() != set(&second).version());
+    assert!(!set(&second).has_same_rule(&set(&first)) && set(&first).has_same_rule(&set(&first)));
+    assert_eq!((first.len(), changes(&second, &first).len()), (1, 0));
+    // An edit keeps the rule.
+    assert!(second.edit(edit(vec![], &["a"])).unwrap().get(ResourceType::Cluster, "y.example.com").is_some());
+
+    let own = [Arc::new(cluster("own", "1"))];
+    let mine = first.clone().with_own(&own);
+    assert_eq!(changes(&mine, &first), ["own"]);
+    assert_eq!(changes(&first, &mine), ["own"]);
+    assert!(mine.get(ResourceType::Cluster, "own").is_some() && first.get(ResourceType::Cluster, "own").is_none());
+    assert_ne!(set(&mine).version(), set(&first).version());
+    let renewed = mine.edit(edit(vec![cluster("b", "1")], &[])).unwrap().with_own(&[Arc::new(cluster("own", "2"))]);
+    assert_eq!(changes(&renewed, &mine), ["b", "own"]);
+}
+
+proptest! {
+    #[test]
+    fn edits_come_to_what_building_anew_comes_to(
+        steps in prop::collection::vec((prop::collection::vec((0..6_u8, 0..3_u8), 0..4), prop::collection::vec(0..6_u8, 0..3)), 1..25),
+    ) {
+        let mut state = BTreeMap::new();
+        let mut snapshots = vec![Snapshot::build([], None).unwrap()];
+        for (put, remove) in steps {
+            let put: BTreeMap<_, _> = put.into_iter().collect();
+            let remove: Vec<_> = remove.into_iter().filter(|name| !put.contains_key(name)).collect();
+            state.retain(|name, _| !remove.contains(name));
+            state.extend(put.clone());
+            let name = |number: u8| format!("cluster-{number}");
+            let resources = |state: &BTreeMap<u8, u8>| -> Vec<_> {
+                state.iter().map(|(number, version)| cluster(&name(*number), &version.to_string())).collect()
+            };
+            let names: Vec<_> = remove.iter().map(|number| name(*number)).collect();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            let next = snapshots[snapshots.len() - 1].edit(edit(resources(&put), &names)).unwrap();
+            let anew = Snapshot::build(resources(&state), None).unwrap();
+            let of = |snapshot: &Snapshot| snapshot.of_type(ResourceType::Cluster).clone();
+            prop_assert_eq!(of(&next).version(), of(&anew).version());
+            prop_assert_eq!(next.len(), anew.len());
+            for old in &snapshots {
+                let mut told = changes(&next, old);
+                let differ = |name: &String| {
+                    let version = |snapshot: &Snapshot| snapshot.get(ResourceType::Cluster, name).map(|r| r.version());
+                    version(&next) != version(old)
+                };
+                let all = (0..6).map(name).filter(differ).collect::<Vec<_>>();
+                // A name that changed and changed back may be told.
+                prop_assert!(all.iter().all(|name| told.contains(name)));
+                told.dedup();
+                prop_assert_eq!(told.len(), changes(&next, old).len());
+            }
+            snapshots.push(next);
+        }
+    }
 }

@@ -94,7 +94,7 @@ pub fn fleet(
         keys.sort_unstable();
         keys.dedup();
         // Clones share what is encoded, and what is minted.
-        let own = keys.iter().filter_map(|(ty, name)| everything.get(*ty, name)).map(|resource| (**resource).clone());
+        let own = keys.iter().filter_map(|(ty, name)| everything.get(*ty, name)).map(|resource| (*resource).clone());
         let before = previous.and_then(|fleet| fleet.by_cluster.get(&id)).map(|snapshot| &**snapshot);
         by_cluster.insert(id, Arc::new(Snapshot::build(own, before)?));
     }

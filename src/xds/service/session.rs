@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 use super::Shared;
 use super::connections::{Connection, Rejection, escaped};
 use crate::xds::encode;
-use crate::xds::snapshot::{Fleet, Resource, ResourceType, Snapshot};
+use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Resource, ResourceType, Snapshot};
 use crate::xds::stream::{AdsStream, Event, Output, Protocol, ProtocolError, Response, Scope};
 
 /// The longest message of a NACK that is kept, in bytes.
@@ -132,7 +132,12 @@ impl<R: Request> Session<R> {
                 return Some(Ok(response));
             }
             let step = match self.wait().await {
-                Wakeup::Request(Ok(Some(request))) => self.on_request(request),
+                Wakeup::Request(Ok(Some(request))) => {
+                    if self.peer.is_none() && request.node().is_none_or(|node| node.cluster != LOCAL_CLUSTER) {
+                        self.shared.admission.admit().await;
+                    }
+                    self.on_request(request)
+                }
                 Wakeup::Request(Ok(None)) => return None,
                 Wakeup::Request(Err(status)) => Err(status),
                 Wakeup::Fleet(is_live) => {

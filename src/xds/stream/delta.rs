@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::push::fitting;
 use super::state::{Doubt, Holds, TypeState, Work};
-use super::{AdsStream, MAX_NAMES, Output, ProtocolError, Scope, lookup, usable};
+use super::{AdsStream, MAX_NAMES, Output, ProtocolError, Scope, usable};
 use crate::xds::snapshot::ResourceType;
 
 impl AdsStream {
@@ -40,7 +40,7 @@ impl AdsStream {
         for name in names.iter().filter(|name| *name != "*") {
             TypeState::check_name(name)?;
             let was_named = state.names.take(name.as_str());
-            if state.wildcard && (was_named.is_some() || lookup(set, name).is_some()) {
+            if state.wildcard && (was_named.is_some() || set.get(name).is_some()) {
                 // The client may have dropped it, but the wildcard still covers it.
                 still_wanted.insert(was_named.unwrap_or_else(|| name.as_str().into()));
             }
@@ -100,11 +100,11 @@ impl AdsStream {
         let (is_aggregated, last_nonce) = (self.scope == Scope::Aggregated, self.last_nonce);
         let state = &mut self.types[ty.index()];
         for (name, version) in initial {
-            if !state.subscribes(name) {
+            if name == "*" || !state.subscribes(name) {
                 continue;
             }
             TypeState::check_name(name)?;
-            match lookup(set, name).filter(|resource| !resource.has_failed()) {
+            match set.get(name).filter(|resource| !resource.has_failed()) {
                 Some(resource) if resource.version().as_str() == version && !warming.contains(name.as_str()) => {
                     wanted.remove(name.as_str());
                 }

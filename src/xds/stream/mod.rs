@@ -286,7 +286,7 @@ impl AdsStream {
     fn renew_endpoints_alone(&mut self, old: &Snapshot) {
         if self.scope == Scope::Single(ResourceType::Endpoint) {
             let (old, new) = (old.of_type(ResourceType::Cluster), self.target.of_type(ResourceType::Cluster));
-            let changed: Vec<_> = new.changes_since(old).iter().filter_map(|name| lookup(new, name)).collect();
+            let changed: Vec<_> = new.changes_since(old).iter().filter_map(|name| new.get(name)).collect();
             self.renew_endpoints(&changed);
         }
     }
@@ -358,23 +358,15 @@ struct Message {
     is_retry: bool,
 }
 
-/// The resource of this name.
-fn lookup(set: &TypeSet, name: &str) -> Option<Arc<Resource>> {
-    set.get(name).cloned()
-}
-
 /// The resource of this name, produced if need be; one that cannot be produced does not exist.
 fn usable(set: &TypeSet, name: &str, events: &mut Vec<Event>) -> Option<Arc<Resource>> {
-    let resource = lookup(set, name)?;
-    match resource.prepare() {
-        Prepared::Ready => {}
-        Prepared::Failed { reason, first } => {
-            if first {
-                let (ty, name) = (resource.ty(), resource.name().clone());
-                events.push(Event::Unavailable { ty, name, reason: reason.clone() });
-            }
-            return None;
+    let resource = set.get(name)?;
+    if let Prepared::Failed { reason, first } = resource.prepare() {
+        if first {
+            let (ty, name) = (resource.ty(), resource.name().clone());
+            events.push(Event::Unavailable { ty, name, reason: reason.clone() });
         }
+        return None;
     }
     Some(resource)
 }

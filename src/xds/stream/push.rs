@@ -6,7 +6,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::state::{Doubt, Holds, Sent, Work};
-use super::{AdsStream, MAX_RESPONSE_BYTES, Message, Output, Protocol, Scope, lookup, usable};
+use super::{AdsStream, MAX_RESPONSE_BYTES, Message, Output, Protocol, Scope, usable};
 use crate::xds::snapshot::{Resource, ResourceType, TypeSet, Version};
 
 /// What a push may contain.
@@ -199,7 +199,7 @@ pub(super) fn fitting(resources: &[Arc<Resource>]) -> usize {
 
 /// What the client holds, as far as that is certain, and will have to give up.
 pub(super) fn leaving(set: &TypeSet, behind: &BTreeMap<Arc<str>, Holds>) -> Vec<Arc<Resource>> {
-    let leaving = behind.iter().filter(|(name, _)| lookup(set, name).is_none_or(|resource| resource.has_failed()));
+    let leaving = behind.iter().filter(|(name, _)| set.get(name).is_none_or(|resource| resource.has_failed()));
     leaving.filter_map(|(_, holds)| holds.held().cloned()).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Event, MAX_NAME_LEN, MAX_NAMES, MAX_UNANSWERED, ProtocolError, lookup, usable};
+use super::{Event, MAX_NAME_LEN, MAX_NAMES, MAX_UNANSWERED, ProtocolError, usable};
 use crate::xds::snapshot::{Resource, TypeSet, Version};
 
 /// What the client holds under a name, where that is not what it should hold.
@@ -127,7 +127,7 @@ impl TypeState {
 
     /// Whether the rejection of something that should be there stands.
     pub(super) fn has_rejected(&self, set: &TypeSet) -> bool {
-        self.behind.iter().any(|(name, holds)| matches!(holds, Holds::Rejected(_)) && lookup(set, name).is_some())
+        self.behind.iter().any(|(name, holds)| matches!(holds, Holds::Rejected(_)) && set.get(name).is_some())
     }
 
     /// Whether the client subscribes to this name, should have it, has nothing under it, and nothing is on its way.
@@ -136,7 +136,7 @@ impl TypeState {
             Some(Holds::Nothing | Holds::InDoubt(Doubt { held: None, .. })) => true,
             Some(Holds::Resource(_) | Holds::InDoubt(_) | Holds::Rejected(_)) | None => false,
         };
-        has_nothing && self.subscribes(name) && lookup(set, name).is_some_and(|resource| !resource.has_failed())
+        has_nothing && self.subscribes(name) && set.get(name).is_some_and(|resource| !resource.has_failed())
     }
 
     /// Checks a name from a request.
@@ -168,7 +168,7 @@ impl TypeState {
         if let Some(known) = self.names.get(name) {
             return known.clone();
         }
-        let name = lookup(set, name).map_or_else(|| name.into(), |resource| resource.name().clone());
+        let name = set.get(name).map_or_else(|| name.into(), |resource| resource.name().clone());
         self.names.insert(name.clone());
         name
     }
@@ -193,7 +193,11 @@ impl TypeState {
         if !self.asked {
             return;
         }
-        let changed: Vec<_> = new.changes_since(old).iter().filter(|name| self.subscribes(name)).cloned().collect();
+        let mut changed: Vec<_> = new.changes_since(old).iter().filter(|name| self.subscribes(name)).cloned().collect();
+        if !new.has_same_rule(old) {
+            let version = |set: &TypeSet, name: &str| set.get(name).map(|resource| resource.version());
+            changed.extend(self.names.iter().filter(|name| version(old, name) != version(new, name)).cloned());
+        }
         let mut is_released = false;
         for name in &changed {
             let holds = match self.behind.remove(name) {
@@ -202,7 +206,7 @@ impl TypeState {
                     Holds::InDoubt(doubt)
                 }
                 Some(holds) => holds,
-                None => match lookup(old, name) {
+                None => match old.get(name) {
                     Some(resource) if !resource.has_failed() => Holds::Resource(resource),
                     Some(_) | None => Holds::Nothing,
                 },
@@ -213,7 +217,7 @@ impl TypeState {
             self.release();
         } else if !changed.is_empty() {
             // Nothing can come in the place of a removal: it goes along with whatever is told next.
-            for (_, holds) in self.behind.iter_mut().filter(|(name, _)| lookup(new, name).is_none()) {
+            for (_, holds) in self.behind.iter_mut().filter(|(name, _)| new.get(name).is_none()) {
                 release(holds);
             }
         }
@@ -221,7 +225,7 @@ impl TypeState {
 
     /// Notes what the client holds, if it is not what it should hold.
     fn note(&mut self, name: Arc<str>, holds: Holds, set: &TypeSet) {
-        let at_target = match (&holds, lookup(set, &name)) {
+        let at_target = match (&holds, set.get(&name)) {
             (Holds::Resource(held), Some(resource)) => held.version() == resource.version(),
             (Holds::Nothing, None) => true,
             (Holds::Resource(_) | Holds::Nothing | Holds::InDoubt(_) | Holds::Rejected(_), _) => false,
@@ -286,7 +290,7 @@ impl TypeState {
                 is_replaced = true;
                 continue;
             }
-            let target = lookup(set, &sent.name).filter(|resource| !resource.has_failed());
+            let target = set.get(&sent.name).filter(|resource| !resource.has_failed());
             let is_target = target.map(|resource| resource.version()) == sent.version();
             let following = follows.get(&sent.name);
             let is_told_again = matches!(self.behind.get(&sent.name), Some(Holds::InDoubt(_)));
