@@ -50,6 +50,11 @@ impl LeafSchedule {
         (unix(now) + shift(host, slot)) / slot
     }
 
+    /// Counts the times at which some leaf may need renewing, whatever its host.
+    pub fn epoch(&self, now: SystemTime) -> u64 {
+        unix(now) / self.check_interval().as_secs().max(1)
+    }
+
     /// How long until some leaf may need renewing: a fraction of a slot, at most a minute.
     pub fn check_interval(&self) -> Duration {
         Duration::from_secs((self.slot_seconds() / 20).clamp(1, 60))
@@ -94,7 +99,7 @@ impl std::fmt::Debug for LeafPem {
 }
 
 /// 16 bytes of a fresh key's hash: unique, positive, and no second source of randomness.
-fn serial(key: &KeyPair) -> SerialNumber {
+pub(super) fn serial(key: &KeyPair) -> SerialNumber {
     let mut bytes = Sha256::digest(key.public_key_raw())[..16].to_vec();
     bytes[0] &= 0x7f;
     SerialNumber::from(bytes)

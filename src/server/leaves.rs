@@ -22,6 +22,10 @@ impl Leaves for LeafSource {
         format!("{}/{}", self.ca.fingerprint(), self.schedule.slot(host, SystemTime::now()))
     }
 
+    fn epoch(&self) -> String {
+        format!("{}/{}", self.ca.fingerprint(), self.schedule.epoch(SystemTime::now()))
+    }
+
     fn mint(&self, host: &Host) -> Result<Leaf, String> {
         let leaf = self.ca.mint_leaf(host, self.schedule, SystemTime::now()).map_err(|error| error.to_string())?;
         self.minted.inc();

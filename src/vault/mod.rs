@@ -13,6 +13,7 @@ pub mod exchange;
 mod laws_tests;
 pub mod live;
 mod metrics;
+mod nodes;
 pub mod providers;
 mod query;
 mod reflection;

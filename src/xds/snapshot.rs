@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use rpds::RedBlackTreeMapSync;
 use sha2::{Digest, Sha256};
@@ -492,6 +493,8 @@ pub struct Fleet {
     pub by_cluster: BTreeMap<String, Arc<Snapshot>>,
     /// Counts the changes of the configuration since the server started.
     pub generation: u64,
+    /// When it was published.
+    pub published: Instant,
 }
 
 impl Fleet {
@@ -506,7 +509,7 @@ impl Fleet {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { everything: Snapshot::empty(), by_cluster: BTreeMap::new(), generation: 0 }
+        Self { everything: Snapshot::empty(), by_cluster: BTreeMap::new(), generation: 0, published: Instant::now() }
     }
 }
 

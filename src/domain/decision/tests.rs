@@ -13,7 +13,7 @@ fn key(byte: u8) -> SigningKey {
 
 fn rules(strict: bool) -> Rules {
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
-    let upstream = |limits| Upstream { limits, address: None, ca: None, origin: origin.clone() };
+    let upstream = |limits| Upstream { limits, address: None, private: false, ca: None, origin: origin.clone() };
     let limited =
         Limits { methods: Some(["GET".parse().unwrap()].into()), paths: Some(vec!["/v1/**".parse().unwrap()]) };
     let policy = Policy {

@@ -10,7 +10,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{leaf_name, version};
+use super::version;
 use crate::domain::names::Host;
 use crate::xds::snapshot::{Resource, ResourceType};
 
@@ -26,6 +26,9 @@ pub struct Leaf {
 pub trait Leaves: Send + Sync {
     /// What tells the leaf now due for `host` from the ones before it; the same on every replica, and after a restart.
     fn edition(&self, host: &Host) -> String;
+
+    /// What changes whenever the edition of any host does; the same on every replica, and after a restart.
+    fn epoch(&self) -> String;
 
     /// Mints it; called once per edition, when an Envoy first asks.
     ///
@@ -59,12 +62,14 @@ impl TrustedCa {
     }
 }
 
-pub(super) fn leaf(host: &Host, leaves: &Arc<dyn Leaves>) -> Resource {
+/// The leaf for `host` in a secret of this name.
+pub(super) fn leaf(name: &str, host: &Host, leaves: &Arc<dyn Leaves>) -> Resource {
     let (produce_for, leaves_for) = (host.clone(), Arc::clone(leaves));
-    Resource::lazy(ResourceType::Secret, leaf_name(host), version("leaf", &(host, leaves.edition(host))), move || {
+    let secret_name = name.to_owned();
+    Resource::lazy(ResourceType::Secret, name, version("leaf", &(host, leaves.edition(host))), move || {
         let leaf = leaves_for.mint(&produce_for)?;
         let secret = Secret {
-            name: leaf_name(&produce_for),
+            name: secret_name.clone(),
             r#type: Some(secret::Type::TlsCertificate(TlsCertificate {
                 certificate_chain: Some(inline(leaf.chain)),
                 private_key: Some(inline(leaf.key.to_string())),

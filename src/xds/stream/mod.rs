@@ -22,6 +22,7 @@
 //! Spec: the "xDS REST and gRPC protocol" chapter of Envoy's documentation.
 
 mod delta;
+mod differences;
 mod push;
 mod sotw;
 mod state;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::rpc::Status;
 
+pub use self::differences::{Difference, Held};
 use self::state::{InFlight, Sent, TypeState};
 use super::resource::Prepared;
 use super::snapshot::{Resource, ResourceType, Snapshot, TypeSet, Version};

@@ -197,6 +197,8 @@ impl TypeState {
         if !new.has_same_rule(old) {
             let version = |set: &TypeSet, name: &str| set.get(name).map(|resource| resource.version());
             changed.extend(self.names.iter().filter(|name| version(old, name) != version(new, name)).cloned());
+            changed.sort_unstable();
+            changed.dedup();
         }
         let mut is_released = false;
         for name in &changed {
