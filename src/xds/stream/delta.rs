@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::push::fitting;
 use super::state::{TypeState, Work};
-use super::{AdsStream, MAX_NAMES, Output, ProtocolError, usable};
+use super::{AdsStream, MAX_NAMES, MAX_ON_DEMAND, Output, ProtocolError, usable};
 use crate::xds::snapshot::ResourceType;
 
 impl AdsStream {
@@ -40,7 +40,7 @@ impl AdsStream {
         let mut still_wanted = BTreeSet::new();
         for name in names.iter().filter(|name| *name != "*") {
             TypeState::check_name(name)?;
-            let was_named = state.names.take(name.as_str());
+            let was_named = state.unsubscribe(name);
             if !state.wildcard {
                 state.behind.remove(name.as_str());
             } else if was_named.is_some() || set.get(name).is_some() {
@@ -48,7 +48,7 @@ impl AdsStream {
                 still_wanted.insert(was_named.unwrap_or_else(|| name.as_str().into()));
             }
         }
-        self.answer_delta(ty, still_wanted, false, output);
+        self.answer_delta(ty, still_wanted, Vec::new(), false, output);
         Ok(())
     }
 
@@ -82,31 +82,52 @@ impl AdsStream {
             let on_its_way = state.in_flight.iter().flat_map(|entry| &entry.sent);
             wanted.extend(on_its_way.filter(|(_, sent)| sent.is_some()).map(|(name, _)| name.clone()));
         }
+        let mut resumed = Vec::new();
         if is_first && !initial.is_empty() {
             // What the client brings along unchanged it need not be sent; what is gone it has to be told.
             self.resumed = true;
             for (name, version) in initial.iter().filter(|(name, _)| state.subscribes(name)) {
                 TypeState::check_name(name)?;
-                if set.get(name).is_some_and(|r| r.version().as_str() == version && !r.has_failed()) {
-                    wanted.remove(name.as_str());
-                } else {
-                    wanted.insert(name.as_str().into());
+                match set.get(name).filter(|r| r.version().as_str() == version && !r.has_failed()) {
+                    Some(held) => {
+                        wanted.remove(name.as_str());
+                        resumed.push(held);
+                    }
+                    None => drop(wanted.insert(name.as_str().into())),
                 }
             }
         }
-        self.answer_delta(ty, wanted, is_new_wildcard, output);
+        // What the client holds already counts like what it is sent.
+        let given_up: Vec<_> = resumed.iter().filter_map(|held| state.make_room(held, set)).collect();
+        self.answer_delta(ty, wanted, given_up, is_new_wildcard, output);
         Ok(())
     }
 
-    /// Tells the client about these names, at once; `always` even if there is nothing to tell.
-    fn answer_delta(&mut self, ty: ResourceType, names: BTreeSet<Arc<str>>, always: bool, output: &mut Output) {
+    /// Tells the client about these names, and to give up those, at once; `always` even if there is nothing to tell.
+    fn answer_delta(
+        &mut self,
+        ty: ResourceType,
+        names: BTreeSet<Arc<str>>,
+        given_up: Vec<Arc<str>>,
+        always: bool,
+        output: &mut Output,
+    ) {
         let set = self.target.of_type(ty);
-        let mut work = Work::default();
+        let state = &mut self.types[ty.index()];
+        let mut work = Work { gone: given_up, ..Work::default() };
         for name in names {
             match usable(set, &name, &mut output.events) {
-                Some(resource) => work.changed.push(resource),
+                Some(resource) => {
+                    work.gone.extend(state.make_room(&resource, set));
+                    work.changed.push(resource);
+                }
                 None => work.gone.push(name),
             }
+        }
+        // Of more than there is room for, what came first is given up before it is sent.
+        if work.changed.len() > MAX_ON_DEMAND {
+            let gone: BTreeSet<_> = work.gone.iter().collect();
+            work.changed.retain(|resource| !gone.contains(resource.name()));
         }
         if work.changed.is_empty() && work.gone.is_empty() && !always {
             return;

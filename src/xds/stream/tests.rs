@@ -3,6 +3,7 @@
 mod delta;
 mod limits;
 mod model;
+mod on_demand;
 mod order;
 mod sotw;
 
