@@ -73,7 +73,7 @@ fn versions(fleet: &Fleet) -> Versions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn edits_give_what_building_from_nothing_gives(steps in prop::collection::vec(any_step(), 1..12)) {

@@ -226,7 +226,7 @@ fn chains(fleet: &Fleet) -> BTreeMap<String, FilterChain> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn every_upstream_is_verified_whatever_the_policy(policy in any_policy()) {
