@@ -12,12 +12,16 @@ use agent_creds::xds::resources::{FleetBuilder, Leaf, Leaves, TrustedCa};
 struct Named;
 
 impl Leaves for Named {
-    fn edition(&self, _host: &Host) -> String {
-        "first".to_owned()
+    fn authority(&self) -> String {
+        "a CA".to_owned()
     }
 
-    fn epoch(&self) -> String {
-        "first".to_owned()
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn slot(&self, _host: &Host, epoch: u64) -> u64 {
+        epoch
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {

@@ -39,12 +39,16 @@ struct Withheld {
 const SCHEDULE: Duration = Duration::from_secs(86_400);
 
 impl Leaves for Withheld {
-    fn edition(&self, _: &Host) -> String {
-        format!("{:?}", self.is_there)
+    fn authority(&self) -> String {
+        self.ca.fingerprint().to_owned()
     }
 
-    fn epoch(&self) -> String {
-        format!("{:?}", self.is_there)
+    fn epoch(&self) -> u64 {
+        self.is_there.load(Ordering::SeqCst).into()
+    }
+
+    fn slot(&self, _: &Host, epoch: u64) -> u64 {
+        epoch
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {

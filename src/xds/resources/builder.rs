@@ -25,6 +25,8 @@ type Key = (ResourceType, Arc<str>);
 /// the last time is not built again.
 pub struct FleetBuilder {
     leaves: Arc<dyn Leaves>,
+    /// The time that decides which leaves are due.
+    epoch: u64,
     system_ca: TrustedCa,
     kept: Arc<Kept>,
     /// The credentials that sign, as they were.
@@ -74,6 +76,7 @@ impl FleetBuilder {
     /// With leaves from here, and these CAs for upstreams that name none.
     pub fn new(leaves: Arc<dyn Leaves>, system_ca: TrustedCa) -> Self {
         Self {
+            epoch: leaves.epoch(),
             leaves,
             system_ca,
             kept: Arc::default(),
@@ -92,12 +95,13 @@ impl FleetBuilder {
     /// Takes up the certificates that are due; the next [`FleetBuilder::build`] has them.
     pub fn renew(&mut self) {
         let leaves = &self.leaves;
+        self.epoch = leaves.epoch();
         for Built { upstreams, own, .. } in self.policies.values_mut() {
             for (pattern, piece) in upstreams {
                 let Some(host) = pattern.exact() else { continue };
                 let due = |resource: &Arc<Resource>| is_leaf(resource, host);
                 let Some(resource) = piece.resources.iter_mut().find(|resource| due(resource)) else { continue };
-                let next = secret::leaf(resource.name(), host, leaves);
+                let next = secret::leaf(resource.name(), host, leaves, self.epoch);
                 if next.version() == resource.version() {
                     continue;
                 }
@@ -167,7 +171,8 @@ impl FleetBuilder {
     }
 
     fn wildcard_leaves(&self, patterns: Vec<HostPattern>) -> Option<WildcardLeaves> {
-        (!patterns.is_empty()).then(|| WildcardLeaves::new(patterns, Arc::clone(&self.leaves), Arc::clone(&self.kept)))
+        (!patterns.is_empty())
+            .then(|| WildcardLeaves::new(patterns, Arc::clone(&self.leaves), self.epoch, Arc::clone(&self.kept)))
     }
 
     /// Brings what was built for a policy to where the policy is now; its wildcards.
@@ -275,7 +280,7 @@ impl FleetBuilder {
         if let Some(host) = pattern.exact() {
             // On a chain for one host it is asked for by the chain, on a shared one by the server name alone.
             let name = if chain == Chain::Shared { name } else { leaf_name(host) };
-            resources.push(secret::leaf(&name, host, &self.leaves).from_line(upstream.origin.clone()));
+            resources.push(secret::leaf(&name, host, &self.leaves, self.epoch).from_line(upstream.origin.clone()));
         }
         resources
     }

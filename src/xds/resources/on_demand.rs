@@ -2,14 +2,14 @@
 //!
 //! How many names there are is for the agents to say, so what is kept is bounded, and who asks for most gives up first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::secret::{self, Leaves};
 use super::version;
 use crate::domain::names::{Host, HostPattern};
-use crate::xds::on_demand::OnDemand;
+use crate::xds::on_demand::{Fair, OnDemand};
 use crate::xds::snapshot::{Resource, Version};
 
 /// The most leaves that are kept, of all wildcards together.
@@ -21,19 +21,25 @@ pub(super) struct WildcardLeaves {
     patterns: Vec<HostPattern>,
     leaves: Arc<dyn Leaves>,
     kept: Arc<Kept>,
+    /// The time that decides which leaves are due.
+    epoch: u64,
     version: Version,
 }
 
 impl WildcardLeaves {
     /// `kept` may serve several of these.
-    pub(super) fn new(mut patterns: Vec<HostPattern>, leaves: Arc<dyn Leaves>, kept: Arc<Kept>) -> Self {
+    pub(super) fn new(mut patterns: Vec<HostPattern>, leaves: Arc<dyn Leaves>, epoch: u64, kept: Arc<Kept>) -> Self {
         patterns.sort_by_key(|pattern| {
             let name = pattern.to_string();
             (std::cmp::Reverse(name.len()), name)
         });
         patterns.dedup();
-        let version = version("wildcards", &(&patterns, leaves.epoch()));
-        Self { patterns, leaves, kept, version }
+        let version = version("wildcards", &(&patterns, leaves.authority(), epoch));
+        Self { patterns, leaves, kept, epoch, version }
+    }
+
+    fn pattern(&self, host: &Host) -> Option<&HostPattern> {
+        self.patterns.iter().find(|pattern| pattern.matches(host))
     }
 }
 
@@ -45,9 +51,14 @@ impl OnDemand for WildcardLeaves {
         if host.as_str() != name {
             return None;
         }
-        let pattern = self.patterns.iter().find(|pattern| pattern.matches(&host))?;
-        let made = Arc::new(secret::leaf(name, &host, &self.leaves));
-        Some(self.kept.keep(pattern, host, made))
+        let group = self.pattern(&host)?.to_string().into();
+        let made = secret::leaf(name, &host, &self.leaves, self.epoch);
+        Some(self.kept.keep(group, host, made))
+    }
+
+    fn group(&self, name: &str) -> Arc<str> {
+        let host: Option<Host> = name.parse().ok();
+        host.and_then(|host| self.pattern(&host)).map(ToString::to_string).unwrap_or_default().into()
     }
 
     fn version(&self) -> Version {
@@ -65,68 +76,48 @@ impl fmt::Debug for WildcardLeaves {
 #[derive(Debug, Default)]
 pub(super) struct Kept(Mutex<KeptLeaves>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct KeptLeaves {
     by_host: HashMap<Host, Entry>,
-    /// By wildcard, and in the order in which they were made.
-    by_pattern: BTreeMap<HostPattern, BTreeMap<u64, Host>>,
-    made: u64,
+    bound: Fair<Host>,
 }
 
+/// The leaf for a name, and the one before it: streams compare the two.
 #[derive(Debug)]
 struct Entry {
-    pattern: HostPattern,
-    number: u64,
-    leaf: Arc<Resource>,
+    latest: Arc<Resource>,
+    before: Option<Arc<Resource>>,
+}
+
+impl Default for KeptLeaves {
+    fn default() -> Self {
+        Self { by_host: HashMap::new(), bound: Fair::new(MOST_LEAVES) }
+    }
 }
 
 impl Kept {
     /// What is kept for `host`, if it is what would be made now; else `made`, from now on.
-    fn keep(&self, pattern: &HostPattern, host: Host, made: Arc<Resource>) -> Arc<Resource> {
+    fn keep(&self, group: Arc<str>, host: Host, made: Resource) -> Arc<Resource> {
         let mut leaves = self.leaves();
-        if let Some(entry) = leaves.by_host.get(&host)
-            && entry.leaf.version() == made.version()
-            && !entry.leaf.has_failed()
+        let KeptLeaves { by_host, bound } = &mut *leaves;
+        let is_it = |leaf: &&Arc<Resource>| leaf.version() == made.version() && !leaf.has_failed();
+        if let Some(Entry { latest, before }) = by_host.get(&host)
+            && let Some(leaf) = [Some(latest), before.as_ref()].into_iter().flatten().find(is_it)
         {
-            return Arc::clone(&entry.leaf);
+            return Arc::clone(leaf);
         }
-        leaves.forget(&host);
-        while leaves.by_host.len() >= MOST_LEAVES {
-            leaves.forget_of_the_greediest();
+        if let Some(given_up) = bound.add(&host, group) {
+            by_host.remove(&given_up);
         }
-        leaves.made += 1;
-        let number = leaves.made;
-        leaves.by_pattern.entry(pattern.clone()).or_default().insert(number, host.clone());
-        leaves.by_host.insert(host, Entry { pattern: pattern.clone(), number, leaf: Arc::clone(&made) });
+        let made = Arc::new(made);
+        let before = by_host.remove(&host).map(|entry| entry.latest);
+        by_host.insert(host, Entry { latest: Arc::clone(&made), before });
         made
     }
 
     fn leaves(&self) -> MutexGuard<'_, KeptLeaves> {
         // What is kept can be made again: a panic elsewhere has broken nothing.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl KeptLeaves {
-    fn forget(&mut self, host: &Host) {
-        let Some(Entry { pattern, number, .. }) = self.by_host.remove(host) else { return };
-        if let Some(of_pattern) = self.by_pattern.get_mut(&pattern) {
-            of_pattern.remove(&number);
-            if of_pattern.is_empty() {
-                self.by_pattern.remove(&pattern);
-            }
-        }
-    }
-
-    /// Forgets the oldest of the wildcard that has most.
-    fn forget_of_the_greediest(&mut self) {
-        let greediest = self.by_pattern.values().max_by_key(|of_pattern| of_pattern.len());
-        let oldest = greediest.and_then(|of_pattern| of_pattern.values().next()).cloned();
-        match oldest {
-            Some(host) => self.forget(&host),
-            // Never: every leaf is of some wildcard.
-            None => self.by_host.clear(),
-        }
     }
 }
 
@@ -140,12 +131,16 @@ mod tests {
     struct FakeLeaves;
 
     impl Leaves for FakeLeaves {
-        fn edition(&self, _host: &Host) -> String {
-            "first".to_owned()
+        fn authority(&self) -> String {
+            "a CA".to_owned()
         }
 
-        fn epoch(&self) -> String {
-            "first".to_owned()
+        fn epoch(&self) -> u64 {
+            7
+        }
+
+        fn slot(&self, _host: &Host, epoch: u64) -> u64 {
+            epoch
         }
 
         fn mint(&self, host: &Host) -> Result<LeafPem, String> {
@@ -155,7 +150,7 @@ mod tests {
 
     fn wildcards(patterns: &[&str]) -> WildcardLeaves {
         let patterns = patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();
-        WildcardLeaves::new(patterns, Arc::new(FakeLeaves), Arc::default())
+        WildcardLeaves::new(patterns, Arc::new(FakeLeaves), 7, Arc::default())
     }
 
     #[test]
@@ -192,6 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_is_another_leaf_and_what_was_is_still_known() {
+        let before = wildcards(&["*.s3.example.com"]);
+        let after = WildcardLeaves::new(before.patterns.clone(), Arc::new(FakeLeaves), 8, Arc::clone(&before.kept));
+        assert_ne!(before.version(), after.version());
+        let name = "a.s3.example.com";
+        let (old, new) = (before.get(name).unwrap(), after.get(name).unwrap());
+        assert_ne!(old.version(), new.version());
+        for _ in 0..2 {
+            assert!(Arc::ptr_eq(&old, &before.get(name).unwrap()) && Arc::ptr_eq(&new, &after.get(name).unwrap()));
+        }
+    }
+
+    #[test]
     fn what_is_kept_is_bounded_and_the_greediest_gives_way() {
         let leaves = wildcards(&["*.s3.example.com", "*.calm.example.com"]);
         let calm = leaves.get("a.calm.example.com").unwrap();
@@ -199,8 +207,7 @@ mod tests {
             leaves.get(&format!("n{number}.s3.example.com")).unwrap();
         }
         assert_eq!(leaves.kept.leaves().by_host.len(), MOST_LEAVES);
-        let numbers: usize = leaves.kept.leaves().by_pattern.values().map(BTreeMap::len).sum();
-        assert_eq!(numbers, MOST_LEAVES);
+        assert_eq!(leaves.kept.leaves().bound.len(), MOST_LEAVES);
         assert!(Arc::ptr_eq(&calm, &leaves.get("a.calm.example.com").unwrap()));
         let last = format!("n{}.s3.example.com", 3 * MOST_LEAVES - 1);
         assert!(Arc::ptr_eq(&leaves.get(&last).unwrap(), &leaves.get(&last).unwrap()));

@@ -24,13 +24,16 @@ pub struct Leaf {
 
 /// Where leaf certificates come from.
 pub trait Leaves: Send + Sync {
-    /// What tells the leaf now due for `host` from the ones before it; the same on every replica, and after a restart.
-    fn edition(&self, host: &Host) -> String;
+    /// What tells the CA that signs them from others.
+    fn authority(&self) -> String;
 
-    /// What changes whenever the edition of any host does; the same on every replica, and after a restart.
-    fn epoch(&self) -> String;
+    /// The time, in steps in which leaves may become due; the same on every replica, and after a restart.
+    fn epoch(&self) -> u64;
 
-    /// Mints it; called once per edition, when an Envoy first asks.
+    /// What tells the leaf for `host` that is due at `epoch` from the ones before it.
+    fn slot(&self, host: &Host, epoch: u64) -> u64;
+
+    /// Mints it; called once per slot and authority, when an Envoy first asks.
     ///
     /// # Errors
     /// With a message for the log when it cannot be minted; Envoy is then told that there is none.
@@ -62,11 +65,12 @@ impl TrustedCa {
     }
 }
 
-/// The leaf for `host` in a secret of this name.
-pub(super) fn leaf(name: &str, host: &Host, leaves: &Arc<dyn Leaves>) -> Resource {
+/// The leaf for `host` that is due at `epoch`, in a secret of this name.
+pub(super) fn leaf(name: &str, host: &Host, leaves: &Arc<dyn Leaves>, epoch: u64) -> Resource {
     let (produce_for, leaves_for) = (host.clone(), Arc::clone(leaves));
     let secret_name = name.to_owned();
-    Resource::lazy(ResourceType::Secret, name, version("leaf", &(host, leaves.edition(host))), move || {
+    let version = version("leaf", &(host, leaves.authority(), leaves.slot(host, epoch)));
+    Resource::lazy(ResourceType::Secret, name, version, move || {
         let leaf = leaves_for.mint(&produce_for)?;
         let secret = Secret {
             name: secret_name.clone(),

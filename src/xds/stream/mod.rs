@@ -38,6 +38,8 @@ use super::snapshot::{Resource, ResourceType, Snapshot, TypeSet, Version};
 
 /// The most names a stream may subscribe to, per type.
 pub const MAX_NAMES: usize = 20_000;
+/// The most names that exist on demand which a stream may hold, per type.
+pub const MAX_ON_DEMAND: usize = 2048;
 /// The longest resource name, in bytes.
 pub const MAX_NAME_LEN: usize = 1024;
 /// The most names in responses of one type that the client has not yet answered, each response counting as one more.

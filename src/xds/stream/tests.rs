@@ -3,6 +3,7 @@
 mod cases;
 mod delta;
 mod garbage;
+mod greed;
 mod limits;
 mod model;
 mod on_demand;

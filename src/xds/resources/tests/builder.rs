@@ -1,7 +1,7 @@
 //! However it came to be where it is, the builder gives what building all from nothing gives.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
@@ -33,16 +33,20 @@ fn any_step() -> impl Strategy<Value = Step> {
     ])
 }
 
-/// Leaves with an edition that can be raised.
-struct Editions(AtomicUsize);
+/// Leaves of a time that passes.
+struct Passing(AtomicU64);
 
-impl Leaves for Editions {
-    fn edition(&self, _host: &Host) -> String {
-        self.0.load(Ordering::SeqCst).to_string()
+impl Leaves for Passing {
+    fn authority(&self) -> String {
+        "a CA".to_owned()
     }
 
-    fn epoch(&self) -> String {
-        self.edition(&"any.example".parse().unwrap())
+    fn epoch(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn slot(&self, host: &Host, epoch: u64) -> u64 {
+        (epoch + host.as_str().len() as u64) / 3
     }
 
     fn mint(&self, _host: &Host) -> Result<Leaf, String> {
@@ -69,11 +73,11 @@ fn versions(fleet: &Fleet) -> Versions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn edits_give_what_building_from_nothing_gives(steps in prop::collection::vec(any_step(), 1..12)) {
-        let leaves = Arc::new(Editions(AtomicUsize::new(1)));
+        let leaves = Arc::new(Passing(AtomicU64::new(1)));
         let shared: Arc<dyn Leaves> = leaves.clone();
         let ca = TrustedCa::new("the system's CAs".into());
         let mut builder = FleetBuilder::new(Arc::clone(&shared), ca.clone());

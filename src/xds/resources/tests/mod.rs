@@ -34,12 +34,16 @@ const GOLDEN_MANY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xds/resource
 struct FakeLeaves;
 
 impl Leaves for FakeLeaves {
-    fn edition(&self, _host: &Host) -> String {
-        "first".to_owned()
+    fn authority(&self) -> String {
+        "a CA".to_owned()
     }
 
-    fn epoch(&self) -> String {
-        "first".to_owned()
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn slot(&self, _host: &Host, epoch: u64) -> u64 {
+        epoch
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {
@@ -222,7 +226,7 @@ fn chains(fleet: &Fleet) -> BTreeMap<String, FilterChain> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn every_upstream_is_verified_whatever_the_policy(policy in any_policy()) {
@@ -315,11 +319,14 @@ proptest! {
 fn a_new_edition_of_a_leaf_is_a_new_version_of_its_secret_alone() {
     struct Second;
     impl Leaves for Second {
-        fn edition(&self, _host: &Host) -> String {
-            "second".to_owned()
+        fn authority(&self) -> String {
+            "a CA".to_owned()
         }
-        fn epoch(&self) -> String {
-            "second".to_owned()
+        fn epoch(&self) -> u64 {
+            2
+        }
+        fn slot(&self, _host: &Host, epoch: u64) -> u64 {
+            epoch
         }
         fn mint(&self, _host: &Host) -> Result<Leaf, String> {
             Err("it is not asked for".to_owned())

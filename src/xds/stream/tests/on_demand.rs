@@ -12,6 +12,10 @@ impl OnDemand for Ending {
         name.ends_with(self.0).then(|| Arc::new(resource(Secret, name, self.1)))
     }
 
+    fn group(&self, _: &str) -> Arc<str> {
+        self.0.into()
+    }
+
     fn version(&self) -> Version {
         Version::of(&(self.0, self.1))
     }
