@@ -100,7 +100,7 @@ impl AdsStream {
         let (is_aggregated, last_nonce) = (self.scope == Scope::Aggregated, self.last_nonce);
         let state = &mut self.types[ty.index()];
         for (name, version) in initial {
-            if !state.subscribes(name) {
+            if name == "*" || !state.subscribes(name) {
                 continue;
             }
             TypeState::check_name(name)?;

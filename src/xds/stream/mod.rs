@@ -363,15 +363,12 @@ struct Message {
 /// The resource of this name, produced if need be; one that cannot be produced does not exist.
 fn usable(set: &TypeSet, name: &str, events: &mut Vec<Event>) -> Option<Arc<Resource>> {
     let resource = set.get(name)?;
-    match resource.prepare() {
-        Prepared::Ready => {}
-        Prepared::Failed { reason, first } => {
-            if first {
-                let (ty, name) = (resource.ty(), resource.name().clone());
-                events.push(Event::Unavailable { ty, name, reason: reason.clone() });
-            }
-            return None;
+    if let Prepared::Failed { reason, first } = resource.prepare() {
+        if first {
+            let (ty, name) = (resource.ty(), resource.name().clone());
+            events.push(Event::Unavailable { ty, name, reason: reason.clone() });
         }
+        return None;
     }
     Some(resource)
 }

@@ -2,8 +2,10 @@
 
 mod cases;
 mod delta;
+mod garbage;
 mod limits;
 mod model;
+mod on_demand;
 mod order;
 mod properties;
 mod rejection;
