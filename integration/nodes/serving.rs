@@ -25,7 +25,7 @@ async fn nodes_serve_their_gateways_with_real_keys_and_know_of_no_other() {
     let expected = [
         "listener gateway/config".to_owned(),
         format!("chain gateway/config {STRIPE}"),
-        "chain gateway/config plain-http".to_owned(),
+        "chain gateway/config plain HTTP".to_owned(),
         format!("cluster config/{STRIPE}"),
         format!("cluster config/{STRIPE}/http1"),
         format!("route config/{STRIPE}"),
