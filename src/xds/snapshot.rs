@@ -81,14 +81,15 @@ impl TypeSet {
         if self.listed(name).is_some() { None } else { self.on_demand.as_ref().map(|rule| rule.group(name)) }
     }
 
-    /// All resources, in the order of their names; those on demand are not among them.
+    /// All resources, those of the client alone last; those on demand are not among them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values().chain(self.own.iter())
+        let is_own = |resource: &&Arc<Resource>| self.own.iter().any(|own| own.name() == resource.name());
+        self.resources.values().filter(move |resource| !is_own(resource)).chain(self.own.iter())
     }
 
     /// How many there are, without those on demand.
     pub fn len(&self) -> usize {
-        self.resources.size() + self.own.len()
+        if self.own.is_empty() { self.resources.size() } else { self.iter().count() }
     }
 
     /// Whether there is none, and none on demand.

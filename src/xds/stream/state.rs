@@ -198,7 +198,7 @@ impl TypeState {
         let on_demand = self.on_demand.get_or_insert_with(|| Box::new(Fair::new(MAX_ON_DEMAND)));
         let given_up = on_demand.add(resource.name(), group)?;
         self.names.remove(&given_up);
-        self.behind.remove(&given_up);
+        self.forget_unsubscribed();
         Some(given_up)
     }
 
