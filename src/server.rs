@@ -75,7 +75,7 @@ use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
-use crate::xds::resources::{MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
+use crate::xds::resources::{FleetBuilder, MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
 use crate::xds::service::{NodeGauges, XdsService};
 use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER};
 
@@ -269,13 +269,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         format!("cannot listen on {} for metrics and health; choose another address with --http", options.http)
     })?;
 
-    let nodes = match options.xds {
-        Some(address) => {
-            let lifetime = options.node_lifetime;
-            Some(Nodes::prepare(address, &state, lifetime, &registry, xds_metrics.clone()).await?)
-        }
-        None => None,
-    };
+    let nodes = Nodes::prepare(options.xds, &state, options.node_lifetime, &registry, xds_metrics.clone()).await?;
 
     let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet::default()));
     let activity = Arc::new(Activity::new());
@@ -295,14 +289,15 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let credentials = CredentialStore::new(options.environment, https, kept, credential_metrics, states);
     let secret_files = credentials.files();
     let schedule = LeafSchedule::new(options.leaf_lifetime);
+    let leaves = LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() };
     let mut applier = Applier {
         keys: keys.clone(),
         revocations,
         prefix: options.prefix.clone(),
         strict: options.strict,
         credentials,
-        system_ca,
-        leaves: LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() },
+        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca),
+        leaves,
         ca_dir,
         vault: vault.clone(),
         fleet,
@@ -419,10 +414,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let routes = xds.add_to(Routes::new(vault).add_service(streams)).prepare();
     let connected = nodes.as_ref().map(Nodes::connected);
     if let Some(nodes) = nodes {
-        let address = nodes.address().context("cannot tell the address for foreign Envoys")?;
-        std::fs::write(&xds_address_file, address.to_string())
-            .with_context(|| format!("cannot write {}", xds_address_file.display()))?;
-        tracing::info!(xds = %address, "serving foreign Envoys; `agent-creds bootstrap --xds HOST:PORT` enrols one");
+        nodes.announce(&xds_address_file)?;
         let (node_routes, nodes_stopping) = (routes.clone(), stopping.clone());
         tasks.spawn(async move {
             nodes.serve(node_routes, nodes_stopping).await;

@@ -7,13 +7,21 @@ use std::time::Instant;
 
 use agent_creds::domain::names::Host;
 use agent_creds::domain::policy::{Limits, Origin, Policy, Upstream};
-use agent_creds::xds::resources::{Leaf, Leaves, TrustedCa, fleet};
+use agent_creds::xds::resources::{FleetBuilder, Leaf, Leaves, TrustedCa};
 
 struct Named;
 
 impl Leaves for Named {
-    fn edition(&self, _host: &Host) -> String {
-        "first".to_owned()
+    fn authority(&self) -> String {
+        "a CA".to_owned()
+    }
+
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn slot(&self, _host: &Host, epoch: u64) -> u64 {
+        epoch
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {
@@ -27,7 +35,7 @@ fn policy(upstreams: usize, edited: usize) -> anyhow::Result<Arc<Policy>> {
     for number in 0..upstreams {
         // The edit: another address.
         let address = if number == 0 { Some(format!("10.0.0.7:{}", 1000 + edited).parse()?) } else { None };
-        let upstream = Upstream { limits: Limits::default(), address, ca: None, origin: origin(5) };
+        let upstream = Upstream { limits: Limits::default(), address, ca: None, private: false, origin: origin(5) };
         map.insert(format!("host-{number}.example.com").parse()?, upstream);
     }
     let listen = ([127, 0, 0, 1], 15443).into();
@@ -44,10 +52,11 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<()> {
         for round in 0..rounds.max(1) {
             let (first, second) = (policy(upstreams, 2 * round)?, policy(upstreams, 2 * round + 1)?);
             let begun = Instant::now();
-            let before = fleet(&[first], &leaves, &ca, &|_| false, 1, None)?;
+            let mut builder = FleetBuilder::new(leaves.clone(), ca.clone());
+            let before = builder.build(&[first], &[], 1)?;
             built.push(begun.elapsed().as_secs_f64() * 1e3);
             let begun = Instant::now();
-            let after = fleet(&[second], &leaves, &ca, &|_| false, 2, Some(&before))?;
+            let after = builder.build(&[second], &[], 2)?;
             edited.push(begun.elapsed().as_secs_f64() * 1e3);
             anyhow::ensure!(after.everything.len() == before.everything.len(), "an edit is no addition");
         }

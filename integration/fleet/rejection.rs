@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{A, B, Gateway, KINDS, PATIENCE, envoy, json, labelled, node, wait_in_step};
+use super::{A, B, C, Gateway, KINDS, PATIENCE, envoy, json, labelled, node, wait_in_step};
 use crate::support::pki::TestCa;
 use crate::support::probe::{eventually, served_by};
 use crate::support::server::{Server, WorldConfig, loopback, upstream_section};
@@ -24,7 +24,7 @@ fn strange_ca() -> String {
 #[tokio::test]
 async fn a_certificate_that_envoy_does_not_take_is_told_with_its_line() {
     for kind in KINDS {
-        let upstream = labelled("one", &[A, B]).await;
+        let upstream = labelled("one", &[A, B, C]).await;
         let edge = Gateway::new("edge");
         let good = upstream_section(A, &upstream, "");
         let strange = format!("[upstream.\"{B}\"]\naddress = \"{}\"\nca = \"strange.pem\"\n", upstream.addr());
@@ -49,14 +49,16 @@ async fn a_certificate_that_envoy_does_not_take_is_told_with_its_line() {
         assert_eq!((&rejection["lines"][0], &rejection["certain"]), (&line.into(), &true.into()), "{told:#}");
         let nacks = server.metric("agent_creds_xds_nacks_total", &["type=\"secret\""]).await;
         assert_eq!(served_by(&client, A).await, Ok("one".to_owned()), "the rest goes on");
-        let pushes = server.metric("agent_creds_xds_pushes_total", &["type=\"secret\""]).await;
 
-        // The rest also goes on to change: another type is not held up, and what was rejected is not sent again.
-        edge.save(&server, &edge.text(&(upstream_section(A, &upstream, "methods = [\"GET\"]") + &strange)));
+        // The rest also goes on to change, and what was rejected is not sent again: that would be another rejection, before all
+        // of the new host is there.
+        let more = upstream_section(C, &upstream, "");
+        edge.save(&server, &edge.text(&(good.clone() + &strange + &more)));
         let again = server.actl(&["nodes", "wait", "--timeout", PATIENCE]).await;
         assert_eq!(again.status.code(), Some(1), "{again:#?}");
-        assert_eq!(server.metric("agent_creds_xds_pushes_total", &["type=\"secret\""]).await, pushes, "{kind:?}");
+        eventually("another host is served", async || served_by(&client, C).await).await;
         assert_eq!(server.metric("agent_creds_xds_nacks_total", &["type=\"secret\""]).await, nacks, "{kind:?}");
+        assert_eq!(node(&server, "edge-1").await["state"], "rejecting", "{kind:?}");
 
         edge.save(&server, &edge.text(&(good.clone() + &upstream_section(B, &upstream, ""))));
         wait_in_step(&server, &[]).await;

@@ -16,7 +16,7 @@ use agent_creds::domain::policy::{Limits, Origin, Policy, Upstream};
 use agent_creds::envoy::Protocol;
 use agent_creds::pki::{Ca, LeafSchedule};
 use agent_creds::xds::metrics::XdsMetrics;
-use agent_creds::xds::resources::{self, Leaf, Leaves, TrustedCa};
+use agent_creds::xds::resources::{FleetBuilder, Leaf, Leaves, TrustedCa};
 use agent_creds::xds::service::{Connections, XdsService};
 use agent_creds::xds::snapshot::{Fleet, ResourceType};
 use tokio::net::UnixListener;
@@ -39,8 +39,16 @@ struct Withheld {
 const SCHEDULE: Duration = Duration::from_secs(86_400);
 
 impl Leaves for Withheld {
-    fn edition(&self, _: &Host) -> String {
-        format!("{:?}", self.is_there)
+    fn authority(&self) -> String {
+        self.ca.fingerprint().to_owned()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.is_there.load(Ordering::SeqCst).into()
+    }
+
+    fn slot(&self, _: &Host, epoch: u64) -> u64 {
+        epoch
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {
@@ -55,7 +63,13 @@ impl Leaves for Withheld {
 fn policy(listen: SocketAddr) -> Policy {
     let origin = Origin { file: "edge.toml".into(), line: 1 };
     let address = "127.0.0.1:9".parse().unwrap();
-    let upstream = Upstream { limits: Limits::default(), address: Some(address), ca: None, origin: origin.clone() };
+    let upstream = Upstream {
+        limits: Limits::default(),
+        address: Some(address),
+        ca: None,
+        private: false,
+        origin: origin.clone(),
+    };
     let upstreams = BTreeMap::from([(A.parse().unwrap(), upstream)]);
     Policy { id: "edge".parse().unwrap(), instance: None, listen, origin, upstreams }
 }
@@ -88,10 +102,8 @@ async fn a_listener_opens_when_its_certificate_is_there() {
         let system_ca = TrustedCa::new(TestCa::shared().pem().into());
         let listen = SocketAddr::new(loopback(), 15443);
         let policies = [Arc::new(policy(listen))];
-        let build = |generation, previous: Option<&Fleet>| {
-            Arc::new(resources::fleet(&policies, &leaves, &system_ca, &|_| false, generation, previous).unwrap())
-        };
-        let (publish, fleet) = watch::channel(build(1, None));
+        let mut builder = FleetBuilder::new(leaves, system_ca);
+        let (publish, fleet) = watch::channel(Arc::new(builder.build(&policies, &[], 1).unwrap()));
         let (connections, task) = serve(folder.path(), fleet);
 
         let variant = if protocol == "delta" { Protocol::Delta } else { Protocol::Sotw };
@@ -123,8 +135,8 @@ async fn a_listener_opens_when_its_certificate_is_there() {
         assert!(client.connect(A, Proto::H1).await.is_err(), "{version} {protocol}: it has no certificate");
 
         withheld.is_there.store(true, Ordering::SeqCst);
-        let previous = publish.borrow().clone();
-        publish.send_replace(build(2, Some(&previous)));
+        builder.renew();
+        publish.send_replace(Arc::new(builder.build(&policies, &[], 2).unwrap()));
         eventually("the listener opens", async || {
             client.connect(A, Proto::H1).await.map(drop).map_err(|error| error.to_string())
         })

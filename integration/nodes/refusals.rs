@@ -40,11 +40,12 @@ async fn strangers_are_refused_and_counted_and_do_not_fill_the_log() {
         let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.unwrap();
         assert!(answer.len() < 100, "{answer:?}");
     }
-    counts(&world, "agent_creds_node_refusals_total", &["\"handshake\""], |count| count == 4.0).await;
+    // What is cut off in the middle of a record may have been TLS.
+    counts(&world, "agent_creds_node_refusals_total", &["\"handshake\""], |count| count == 3.0).await;
     for _ in 0..100 {
         drop(TcpStream::connect(world.xds).await.unwrap());
     }
-    counts(&world, "agent_creds_node_refusals_total", &["\"handshake\""], |count| count >= 104.0).await;
+    counts(&world, "agent_creds_node_refusals_total", &["\"closed\""], |count| count == 101.0).await;
     let said = world.server.log().matches("refused a connection to --xds").count();
     assert!(said <= 12, "{said} lines");
 
@@ -59,17 +60,18 @@ async fn handshakes_that_never_end_keep_nobody_out() {
     // From an address of its own, as another machine has.
     let stranger: std::net::SocketAddr = "127.0.0.9:0".parse().unwrap();
     let mut held = Vec::new();
-    for _ in 0..200 {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(stranger).unwrap();
-        let mut stream = socket.connect(world.xds).await.unwrap();
-        // Half a record.
-        let _ = stream.write_all(&[0x16, 3, 1, 1, 0]).await;
-        held.push(stream);
+    while world.refusals("busy").await == 0.0 {
+        assert!(held.len() < 900, "they are not bounded");
+        for _ in 0..150 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(stranger).unwrap();
+            let mut stream = socket.connect(world.xds).await.unwrap();
+            // Half a record.
+            let _ = stream.write_all(&[0x16, 3, 1, 1, 0]).await;
+            held.push(stream);
+        }
     }
-    counts(&world, "agent_creds_node_refusals_total", &["busy"], |count| count >= 1.0).await;
     let _node = world.node("edge-1", "config", &[]);
     serving(&world, &token).await;
-    counts(&world, "agent_creds_node_refusals_total", &["slow"], |count| count >= 128.0).await;
-    assert!(world.refusals("busy").await + world.refusals("slow").await <= 200.0);
+    counts(&world, "agent_creds_node_refusals_total", &["slow"], |count| count >= 1.0).await;
 }

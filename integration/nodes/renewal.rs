@@ -9,14 +9,14 @@ use super::{World, counts, serving, swapped};
 use crate::support::probe::eventually;
 
 /// How long the certificate in the bootstrap lives here. Envoy has to come up in less, also on a busy machine.
-const ENROLMENT: Duration = Duration::from_secs(20);
+const ENROLMENT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_node_goes_on_beyond_the_end_of_its_first_certificate() {
     let mut world = World::start(&["--node-lifetime", "60s"]).await;
     let token = world.server.token(&[]);
     let begun = Instant::now();
-    let bootstrap = world.enrol("edge-1", "config", &["--lifetime", "20s"]);
+    let bootstrap = world.enrol("edge-1", "config", &["--lifetime", "30s"]);
     let node = world.server.envoy_with("edge-1", &bootstrap);
     serving(&world, &token).await;
     // The certificate by which it was renewed is in the log of nodes.
@@ -49,7 +49,7 @@ async fn a_node_goes_on_beyond_the_end_of_its_first_certificate() {
 #[tokio::test]
 async fn a_connection_ends_with_its_certificate() {
     let world = World::start(&[]).await;
-    let wire = Wire::of(world.xds, &world.enrol("edge-1", "config", &["--lifetime", "8s"]));
+    let wire = Wire::of(world.xds, &world.enrol("edge-1", "config", &["--lifetime", "15s"]));
     let mut stream = eventually("the node is let in", async || {
         let mut stream = wire.tls().await.map_err(|error| error.to_string())?;
         // The server begins with its settings.
@@ -59,7 +59,7 @@ async fn a_connection_ends_with_its_certificate() {
     .await;
     counts(&world, "agent_creds_nodes_connected", &[], |nodes| nodes == 1.0).await;
     let end = async { while let Ok(1..) = stream.read(&mut [0; 64]).await {} };
-    tokio::time::timeout(Duration::from_secs(30), end).await.expect("it ends");
+    tokio::time::timeout(Duration::from_secs(60), end).await.expect("it ends");
     counts(&world, "agent_creds_nodes_connected", &[], |nodes| nodes == 0.0).await;
     eventually("it is not let in again", async || {
         let mut stream = wire.tls().await.map_err(|error| error.to_string())?;

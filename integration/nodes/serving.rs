@@ -12,9 +12,7 @@ async fn nodes_serve_their_gateways_with_real_keys_and_know_of_no_other() {
     let world = World::start(&[]).await;
     let token = world.server.token(&[]);
     let first = world.node("edge-1", "config", &[]);
-    // By a name, and by the other protocol.
-    let named = format!("localhost:{}", world.xds.port());
-    let _ = named;
+    // By the other protocol.
     let second = world.node("edge-2", "second", &["--protocol", "sotw"]);
     serving(&world, &token).await;
     let other = world.client_of_second();
@@ -27,7 +25,7 @@ async fn nodes_serve_their_gateways_with_real_keys_and_know_of_no_other() {
     let expected = [
         "listener gateway/config".to_owned(),
         format!("chain gateway/config {STRIPE}"),
-        "chain gateway/config plain-http".to_owned(),
+        "chain gateway/config plain HTTP".to_owned(),
         format!("cluster config/{STRIPE}"),
         format!("cluster config/{STRIPE}/http1"),
         format!("route config/{STRIPE}"),

@@ -111,7 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out.write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Nodes(args) => fleet::run(args, cli.folders.state_dir, &mut out),
+        Command::Nodes(args) => fleet::run(&args, cli.folders.state_dir, &mut out),
         Command::Secret(args) => secret::run(args, &mut out),
         Command::Log(log) => {
             let folder = state_dir(cli.folders.state_dir)?;

@@ -71,7 +71,7 @@ enum NodesCommand {
 type Client = FleetClient<Channel>;
 
 /// Runs `actl nodes`.
-pub(super) fn run(args: Nodes, state_dir: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Nodes, state_dir: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let folder = runtime_dir(args.runtime.runtime_dir.clone(), state_dir)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;

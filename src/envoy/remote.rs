@@ -63,8 +63,8 @@ impl RemoteBootstrap<'_> {
             "node": { "id": self.identity.id.as_str(), "cluster": self.identity.gateway.as_str() },
             "dynamic_resources": { "ads_config": self.asking(xds), "cds_config": ads, "lds_config": ads },
             "static_resources": { "clusters": [
-                self.cluster(xds, json!([self.endpoint()]), &json!({ "transport_socket": self.tls(&self.renewed()) })),
-                self.cluster(vault, json!([self.endpoint()]), &json!({ "transport_socket": self.tls(&self.renewed()) })),
+                self.cluster(xds, &[self.endpoint()], &json!({ "transport_socket": self.tls(&self.renewed()) })),
+                self.cluster(vault, &[self.endpoint()], &json!({ "transport_socket": self.tls(&self.renewed()) })),
                 self.identity_cluster(),
             ] },
             // Above this Envoy refuses connections, instead of running out of file descriptors.
@@ -114,8 +114,8 @@ impl RemoteBootstrap<'_> {
             "private_key": { "inline_string": self.key },
         }] });
         let sockets = [socket("file", &enrolled), socket("renewed", &self.renewed())];
-        let endpoints = json!([endpoint("file"), endpoint("renewed")]);
-        self.cluster(IDENTITY_CLUSTER, endpoints, &json!({ "transport_socket_matches": sockets }))
+        let endpoints = [endpoint("file"), endpoint("renewed")];
+        self.cluster(IDENTITY_CLUSTER, &endpoints, &json!({ "transport_socket_matches": sockets }))
     }
 
     /// The certificate now in force.
@@ -125,7 +125,7 @@ impl RemoteBootstrap<'_> {
             "sds_config": {
                 "resource_api_version": "V3",
                 // The cluster that it comes by is for it, too, and so must not wait for it.
-                "initial_fetch_timeout": "1s",
+                "initial_fetch_timeout": "0.2s",
                 "api_config_source": self.asking(IDENTITY_CLUSTER),
             },
         }] })
@@ -161,7 +161,7 @@ impl RemoteBootstrap<'_> {
         json!({ "endpoint": { "address": { "socket_address": { "address": address, "port_value": port } } } })
     }
 
-    fn cluster(&self, name: &str, endpoints: Value, sockets: &Value) -> Value {
+    fn cluster(&self, name: &str, endpoints: &[Value], sockets: &Value) -> Value {
         let many = 1 << 20;
         let mut cluster = json!({
             "name": name,

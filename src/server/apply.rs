@@ -17,14 +17,13 @@ use super::status::Status;
 use crate::config::Loaded;
 use crate::domain::decision::Rules;
 use crate::domain::macaroon::TokenPrefix;
-use crate::domain::names::Host;
 use crate::domain::policy::Policy;
 use crate::domain::revocations::Revocations;
 use crate::metrics::ServerMetrics;
 use crate::pki::Ca;
 use crate::state::SigningKeys;
 use crate::vault::{Vault, VaultState};
-use crate::xds::resources::{self, Leaves, TrustedCa};
+use crate::xds::resources::FleetBuilder;
 use crate::xds::snapshot::{Fleet, ResourceType};
 
 /// Applies configurations, one after the other.
@@ -36,7 +35,7 @@ pub(super) struct Applier {
     pub(super) prefix: TokenPrefix,
     pub(super) strict: bool,
     pub(super) credentials: CredentialStore,
-    pub(super) system_ca: TrustedCa,
+    pub(super) builder: FleetBuilder,
     pub(super) leaves: LeafSource,
     pub(super) ca_dir: PathBuf,
     pub(super) vault: Vault,
@@ -85,7 +84,8 @@ impl Applier {
     }
 
     /// Publishes what `loaded` needs again: certificates that are due have new versions, all else is what it was.
-    pub(super) fn renew(&self, loaded: &Loaded) {
+    pub(super) fn renew(&mut self, loaded: &Loaded) {
+        self.builder.renew();
         self.publish(&self.policies(loaded), loaded.generation);
     }
 
@@ -105,6 +105,7 @@ impl Applier {
                 tracing::info!(fingerprint = ca.fingerprint(), "the CA was rotated: every certificate is issued anew");
                 self.trust.send_replace(Arc::new(Trust::of(&ca)));
                 self.leaves.ca = Arc::new(ca);
+                self.builder.set_leaves(Arc::new(self.leaves.clone()));
                 true
             }
             Ok(_) => false,
@@ -115,19 +116,12 @@ impl Applier {
         }
     }
 
-    fn publish(&self, policies: &[Arc<Policy>], generation: u64) {
-        let leaves: Arc<dyn Leaves> = Arc::new(self.leaves.clone());
-        let previous = Arc::clone(&self.fleet.borrow());
-        let signs = |host: &Host| self.credentials.signs(host);
+    fn publish(&mut self, policies: &[Arc<Policy>], generation: u64) {
         let timer = self.metrics.build_seconds.start_timer();
-        let built = resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous));
+        let built = self.builder.build(policies, &self.credentials.signing(), generation);
         timer.observe_duration();
         match built {
-            Ok(mut fleet) => {
-                // A sandbox is served by this machine's own Envoy: no other one may ask for it by name.
-                for sandbox in policies.iter().filter(|policy| policy.instance.is_some()) {
-                    fleet.by_cluster.remove(sandbox.id.as_str());
-                }
+            Ok(fleet) => {
                 self.fleet.send_if_modified(|current| {
                     let version = |fleet: &Fleet, ty| fleet.everything.of_type(ty).version();
                     let changed = fleet.generation != current.generation

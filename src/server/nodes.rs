@@ -20,6 +20,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -69,17 +70,18 @@ struct Shared {
 }
 
 impl Nodes {
-    /// Listens on `address`; answers nobody yet.
+    /// Listens on `address`, if there is to be one; answers nobody yet.
     ///
     /// # Errors
     /// When the address is taken, or the state folder cannot be used: a server that does not know who is revoked does not start.
     pub(super) async fn prepare(
-        address: SocketAddr,
+        address: Option<SocketAddr>,
         state: &StateDir,
         lifetime: Duration,
         registry: &Registry,
         xds: XdsMetrics,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(address) = address else { return Ok(None) };
         let now = SystemTime::now();
         let ca = Ca::load_or_create_for_nodes(&state.path().join(CA_DIR), now)
             .context("cannot get the certificate authority of nodes")?;
@@ -94,12 +96,18 @@ impl Nodes {
         let connected = Connected::new(metrics.connected.clone());
         let handshakes = Handshakes::default();
         let shared = Arc::new(Shared { tls, handshakes, enrolments, changed, renewals, connected, metrics });
-        Ok(Self { listener, shared })
+        Ok(Some(Self { listener, shared }))
     }
 
-    /// Where it listens.
-    pub(super) fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Says where it listens, and writes it to `file`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn announce(&self, file: &Path) -> anyhow::Result<()> {
+        let address = self.listener.local_addr().context("cannot tell the address for foreign Envoys")?;
+        std::fs::write(file, address.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        tracing::info!(xds = %address, "serving foreign Envoys; `agent-creds bootstrap --xds HOST:PORT` enrols one");
+        Ok(())
     }
 
     /// Which nodes are connected, at any time.

@@ -242,7 +242,7 @@ mod tests {
             writer.enrol(each).unwrap();
         }
         assert_ne!(reader.version().unwrap(), before);
-        assert_eq!(reader.all().unwrap(), [three.clone(), two.clone(), one.clone()]);
+        assert_eq!(reader.all().unwrap(), [three, two, one]);
 
         assert_eq!(writer.revoke(&"edge-1".parse().unwrap(), 1500).unwrap(), (2, 2));
         assert_eq!(writer.revoke(&"edge-1".parse().unwrap(), 1600).unwrap(), (0, 2));

@@ -76,6 +76,11 @@ impl TypeSet {
         self.own.iter().find(|resource| &**resource.name() == name).or_else(|| self.resources.get(name))
     }
 
+    /// What a name that exists on demand counts against; `None` when it is listed.
+    pub(super) fn group(&self, name: &str) -> Option<Arc<str>> {
+        if self.listed(name).is_some() { None } else { self.on_demand.as_ref().map(|rule| rule.group(name)) }
+    }
+
     /// All resources, in the order of their names; those on demand are not among them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.values().chain(self.own.iter())

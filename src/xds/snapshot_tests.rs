@@ -160,6 +160,10 @@ fn names_on_demand_and_of_one_client_come_on_top() {
     #[derive(Debug)]
     struct Leaves(&'static str);
     impl OnDemand for Leaves {
+        fn group(&self, _name: &str) -> Arc<str> {
+            "all".into()
+        }
+
         fn get(&self, name: &str) -> Option<Arc<Resource>> {
             name.ends_with(".example.com").then(|| Arc::new(cluster(name, self.0)))
         }

@@ -5,16 +5,24 @@ use std::sync::Arc;
 
 use agent_creds::domain::names::Host;
 use agent_creds::domain::policy::{Limits, Origin, Policy, Upstream};
-use agent_creds::xds::resources::{Leaf, Leaves, TrustedCa, fleet};
-use agent_creds::xds::snapshot::{Fleet, Snapshot};
+use agent_creds::xds::resources::{FleetBuilder, Leaf, Leaves, TrustedCa};
+use agent_creds::xds::snapshot::Snapshot;
 use anyhow::Context;
 
 /// Leaves that say what they are.
 struct Named;
 
 impl Leaves for Named {
-    fn edition(&self, _host: &Host) -> String {
-        "first".to_owned()
+    fn authority(&self) -> String {
+        "a CA".to_owned()
+    }
+
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn slot(&self, _host: &Host, epoch: u64) -> u64 {
+        epoch
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {
@@ -22,17 +30,23 @@ impl Leaves for Named {
     }
 }
 
+/// A builder for one gateway; it keeps what it built.
+pub(super) fn builder() -> FleetBuilder {
+    FleetBuilder::new(Arc::new(Named), TrustedCa::new("the system's CAs".into()))
+}
+
 /// What the Envoys of a gateway of this name with these hosts should hold.
 pub(super) fn snapshot(
+    builder: &mut FleetBuilder,
     cluster: &str,
     hosts: &[String],
     generation: u64,
-    previous: Option<Arc<Snapshot>>,
 ) -> anyhow::Result<Arc<Snapshot>> {
     let origin = |line| Origin { file: "agent-creds.toml".into(), line };
     let mut upstreams = BTreeMap::new();
     for (line, host) in (5..).zip(hosts) {
-        let upstream = Upstream { limits: Limits::default(), address: None, ca: None, origin: origin(line) };
+        let upstream =
+            Upstream { limits: Limits::default(), address: None, ca: None, private: false, origin: origin(line) };
         upstreams.insert(host.parse().with_context(|| format!("not a host: {host}"))?, upstream);
     }
     let policy = Policy {
@@ -42,8 +56,5 @@ pub(super) fn snapshot(
         origin: origin(2),
         upstreams,
     };
-    let leaves: Arc<dyn Leaves> = Arc::new(Named);
-    let ca = TrustedCa::new("the system's CAs".into());
-    let previous = previous.map(|everything| Fleet { everything, ..Default::default() });
-    Ok(fleet(&[Arc::new(policy)], &leaves, &ca, &|_| false, generation, previous.as_ref())?.everything)
+    Ok(builder.build(&[Arc::new(policy)], &[], generation)?.everything)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use agent_creds::xds::resources::FleetBuilder;
 use agent_creds::xds::snapshot::{Fleet, Resource, ResourceType, Snapshot, Version};
 use anyhow::Context;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -64,7 +65,7 @@ impl From<Kind> for ResourceType {
 /// One world: made of resources given one by one, or of a policy.
 enum World {
     Given { specs: BTreeMap<(ResourceType, String), (Spec, Resource)>, snapshot: Arc<Snapshot> },
-    Policy { hosts: Vec<String>, snapshot: Arc<Snapshot> },
+    Policy { hosts: Vec<String>, snapshot: Arc<Snapshot>, builder: Box<FleetBuilder> },
 }
 
 /// All worlds, by `node.cluster`.
@@ -109,13 +110,13 @@ impl Worlds {
 
     /// Makes a world what the product makes of a policy with these hosts.
     pub(super) fn policy(&mut self, cluster: &str, hosts: Vec<String>) -> anyhow::Result<()> {
-        let previous = match self.by_cluster.get(cluster) {
-            Some(World::Policy { snapshot, .. }) => Some(Arc::clone(snapshot)),
-            _ => None,
+        let mut builder = match self.by_cluster.remove(cluster) {
+            Some(World::Policy { builder, .. }) => builder,
+            _ => Box::new(product::builder()),
         };
         self.generation += 1;
-        let snapshot = product::snapshot(cluster, &hosts, self.generation, previous)?;
-        self.by_cluster.insert(cluster.to_owned(), World::Policy { hosts, snapshot });
+        let snapshot = product::snapshot(&mut builder, cluster, &hosts, self.generation)?;
+        self.by_cluster.insert(cluster.to_owned(), World::Policy { hosts, snapshot, builder });
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub(super) fn node(node: &Node) -> Value {
                 "unanswered": of_type.unanswered,
                 "version": some(&of_type.version),
                 "in_step": of_type.in_step,
-                "rejection": rejection.map(|found| self::rejection(found)),
+                "rejection": rejection.map(self::rejection),
             })
         });
         json!({

@@ -54,6 +54,10 @@ impl NodeMetrics {
     pub(super) fn refuse(&self, refusal: Refusal, peer: Option<IpAddr>, detail: &dyn Display) {
         let index = refusal as usize;
         self.refused[index].inc();
+        // Health checks of load balancers do that all day, and so does an Envoy that has no certificate yet.
+        if refusal == Refusal::Closed {
+            return;
+        }
         if let Some(left_out) = self.said[index].pass() {
             let detail: String = detail.to_string().chars().take(MAX_DETAIL).flat_map(char::escape_default).collect();
             let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();

@@ -41,6 +41,8 @@ pub(super) enum Refusal {
     Unknown,
     /// It did not speak TLS 1.3 as it should.
     Handshake,
+    /// It went away before it had said who it is.
+    Closed,
     /// It took too long.
     Slow,
     /// There are too many.
@@ -49,13 +51,14 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::NoCertificate,
         Self::Foreign,
         Self::Expired,
         Self::Revoked,
         Self::Unknown,
         Self::Handshake,
+        Self::Closed,
         Self::Slow,
         Self::Busy,
     ];
@@ -69,6 +72,7 @@ impl Refusal {
             Self::Revoked => "revoked",
             Self::Unknown => "unknown",
             Self::Handshake => "handshake",
+            Self::Closed => "closed",
             Self::Slow => "slow",
             Self::Busy => "busy",
         }
@@ -87,7 +91,9 @@ impl Refusal {
                 | CertificateError::NotValidYetContext { .. } => Self::Expired,
                 _ => Self::Foreign,
             },
-            _ => Self::Handshake,
+            Some(_) => Self::Handshake,
+            // What the system says of the connection.
+            None => Self::Closed,
         }
     }
 }

@@ -124,13 +124,18 @@ async fn only_enrolled_nodes_get_in_and_every_other_is_told_apart() {
 #[tokio::test]
 async fn what_is_not_tls_is_a_failed_handshake() {
     let tls = Tls::new(ca(), Enrolments::default(), SystemTime::now()).unwrap();
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"", &[0x16, 3, 1, 0xff, 0xff], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
-    {
+    for (garbage, refusal) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], Refusal::Handshake),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refusal::Handshake),
+        (&[0x16, 3, 1, 0xff, 0xff], Refusal::Handshake),
+        (&[0x16, 3, 1, 0, 99], Refusal::Closed),
+        (b"", Refusal::Closed),
+    ] {
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);
         theirs.write_all(garbage).await.unwrap();
         drop(theirs);
         let error = tls.acceptor(SystemTime::now()).accept(ours).await.err().unwrap();
-        assert_eq!(Refusal::of(&error), Refusal::Handshake, "{garbage:?}");
+        assert_eq!(Refusal::of(&error), refusal, "{garbage:?}");
     }
 }
 

@@ -105,7 +105,7 @@ pub struct TypeStatus {
     pub nacked: u64,
     /// Responses that wait to be sent, or to be accepted or rejected.
     pub unanswered: u64,
-    /// The version of the set that the client has accepted last; `None` when it has accepted nothing.
+    /// The version of the set that the client has accepted last, or has brought along; `None` when there is none.
     pub version: Option<Version>,
     /// The latest rejection; gone once any of what was rejected has been replaced.
     pub rejection: Option<Rejection>,
@@ -160,7 +160,7 @@ impl Entry {
             of_type.subscribed = self.machine.is_asked(ty);
             of_type.converged = self.machine.is_converged(ty);
             of_type.unanswered = self.machine.unanswered(ty) as u64;
-            if of_type.converged && of_type.acked > 0 {
+            if of_type.subscribed && of_type.converged {
                 of_type.version = Some(self.machine.target().of_type(ty).version());
             }
             if !self.machine.rejection_stands(ty) {

@@ -333,7 +333,7 @@ impl Peer {
             Event::Nack { ty, nonce, message, resources } => {
                 shared.metrics.of_type(ty).nacks.inc();
                 self.answered(nonce);
-                self.note_rejection(ty, Rejection::new(&message, &resources), shared);
+                self.note_rejection(ty, &Rejection::new(&message, &resources), shared);
             }
             Event::Ignored { type_url } => {
                 let type_url = escaped(&type_url, MAX_TYPE_URL);
@@ -345,11 +345,11 @@ impl Peer {
         }
     }
 
-    fn note_rejection(&mut self, ty: ResourceType, rejection: Rejection, shared: &Shared) {
+    fn note_rejection(&mut self, ty: ResourceType, rejection: &Rejection, shared: &Shared) {
         let (node, is_news) = self.connection.update(|entry| {
             let status = &mut entry.status.types[ty.index()];
             status.nacked += 1;
-            let is_news = status.rejection.as_ref() != Some(&rejection);
+            let is_news = status.rejection.as_ref() != Some(rejection);
             status.rejection = Some(rejection.clone());
             (entry.status.node_id.clone(), is_news)
         });

@@ -38,6 +38,8 @@ use super::snapshot::{Resource, ResourceType, Snapshot, TypeSet, Version};
 
 /// The most names a stream may subscribe to, per type.
 pub const MAX_NAMES: usize = 20_000;
+/// The most names that exist on demand which a stream may hold, per type.
+pub const MAX_ON_DEMAND: usize = 2048;
 /// The longest resource name, in bytes.
 pub const MAX_NAME_LEN: usize = 1024;
 /// The most names in responses of one type that the client has not yet answered, each response counting as one more.
@@ -363,15 +365,12 @@ struct Message {
 /// The resource of this name, produced if need be; one that cannot be produced does not exist.
 fn usable(set: &TypeSet, name: &str, events: &mut Vec<Event>) -> Option<Arc<Resource>> {
     let resource = set.get(name)?;
-    match resource.prepare() {
-        Prepared::Ready => {}
-        Prepared::Failed { reason, first } => {
-            if first {
-                let (ty, name) = (resource.ty(), resource.name().clone());
-                events.push(Event::Unavailable { ty, name, reason: reason.clone() });
-            }
-            return None;
+    if let Prepared::Failed { reason, first } = resource.prepare() {
+        if first {
+            let (ty, name) = (resource.ty(), resource.name().clone());
+            events.push(Event::Unavailable { ty, name, reason: reason.clone() });
         }
+        return None;
     }
     Some(resource)
 }

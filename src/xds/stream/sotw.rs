@@ -126,7 +126,7 @@ impl AdsStream {
                 let (held, before) = match state.behind.get(name) {
                     // Accepted or rejected with this response, if not with an earlier one.
                     None => (target.clone(), unanswered.get(name).cloned()),
-                    Some(Holds::Resource(held)) => (held.clone(), None),
+                    Some(Holds::Resource(held)) => (held.clone(), unanswered.get(name).cloned()),
                     Some(Holds::Nothing) => continue,
                     Some(Holds::InDoubt(Doubt { held: Some(held), .. })) => (held.clone(), None),
                     // Leaving out what was rejected would remove what the client had before.
@@ -142,9 +142,17 @@ impl AdsStream {
                 resources.push(held);
             }
             for Sent { name, .. } in &sent {
-                state.behind.remove(name);
+                if let Some(Holds::Rejected(_) | Holds::InDoubt(_)) = state.behind.get(name) {
+                    state.behind.remove(name);
+                }
             }
-            resources.extend(leaving(set, &state.behind));
+            for held in leaving(set, &state.behind) {
+                if let Some(before) = unanswered.get(held.name()) {
+                    let (name, before) = (held.name().clone(), before.clone());
+                    sent.push(Sent { name, resource: Some(held.clone()), before });
+                }
+                resources.push(held);
+            }
             version = full_set_version(set, &resources, state.behind.is_empty());
         } else if resources.is_empty() && !always {
             return;

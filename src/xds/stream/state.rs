@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Event, MAX_NAME_LEN, MAX_NAMES, MAX_UNANSWERED, ProtocolError, usable};
+use super::{Event, MAX_NAME_LEN, MAX_NAMES, MAX_ON_DEMAND, MAX_UNANSWERED, ProtocolError, usable};
+use crate::xds::on_demand::Fair;
 use crate::xds::snapshot::{Resource, TypeSet, Version};
 
 /// What the client holds under a name, where that is not what it should hold.
@@ -86,6 +87,8 @@ pub(super) struct TypeState {
     pub(super) has_named: bool,
     /// The names subscribed to one by one, without `*`.
     pub(super) names: BTreeSet<Arc<str>>,
+    /// Those of them that exist on demand, of which there may be [`MAX_ON_DEMAND`]; delta only.
+    pub(super) on_demand: Option<Box<Fair<Arc<str>>>>,
     /// Where the client is not, or may not be, at its target. Names not in here are: they hold what the target snapshot has,
     /// as far as responses in flight are accepted.
     pub(super) behind: BTreeMap<Arc<str>, Holds>,
@@ -186,6 +189,25 @@ impl TypeState {
         if is_released {
             self.release();
         }
+    }
+
+    /// Takes note of a resource that the client is told of. If it exists on demand, and is one too many, what the client has to
+    /// give up for it: an agent may name any number of hosts, and a client gives up none by itself.
+    pub(super) fn make_room(&mut self, resource: &Resource, set: &TypeSet) -> Option<Arc<str>> {
+        let group = set.group(resource.name())?;
+        let on_demand = self.on_demand.get_or_insert_with(|| Box::new(Fair::new(MAX_ON_DEMAND)));
+        let given_up = on_demand.add(resource.name(), group)?;
+        self.names.remove(&given_up);
+        self.behind.remove(&given_up);
+        Some(given_up)
+    }
+
+    /// Takes a name out of the subscription.
+    pub(super) fn unsubscribe(&mut self, name: &str) -> Option<Arc<str>> {
+        if let Some(on_demand) = &mut self.on_demand {
+            on_demand.remove(name);
+        }
+        self.names.take(name)
     }
 
     /// From now on the client should hold what `new` has, not what `old` has.

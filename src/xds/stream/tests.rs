@@ -2,8 +2,11 @@
 
 mod cases;
 mod delta;
+mod garbage;
+mod greed;
 mod limits;
 mod model;
+mod on_demand;
 mod order;
 mod properties;
 mod rejection;

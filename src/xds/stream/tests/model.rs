@@ -185,6 +185,7 @@ impl Client {
         let is_kept = |other: &str| other != name && (names.contains("*") || names.contains(other));
         held.resources.retain(|name, _| is_kept(name));
         held.accepted.retain(|name, _| is_kept(name));
+        held.version.clear();
         self.request(ty, &[], &[name], None);
     }
 

@@ -193,6 +193,23 @@ fn case_04_sotw_a_full_set_that_crosses_a_nack_settles_it() {
 }
 
 #[test]
+fn case_04_sotw_a_full_set_that_repeats_what_is_on_its_way_is_rejected_for_that() {
+    for scope in scopes(CDS) {
+        let mut it = Harness::new(Protocol::Sotw, scope, &snapshot(&[(CDS, "bad", 1)]));
+        let first = it.sotw(CDS, &["bad"], None, None);
+        assert!(it.update(&snapshot(&[(CDS, "b", 1)])).responses.is_empty());
+        // Whether the client has `bad` is not known yet: if so, it keeps it until everything else is in place.
+        let second = it.sotw(CDS, &["bad", "b"], None, None);
+        assert_eq!(shorts(&second), ["cluster b=1 bad=1"]);
+        it.sotw(CDS, &["bad", "b"], Some(&first), rejection());
+        let third = it.sotw(CDS, &["bad", "b"], Some(&second), rejection());
+        assert_eq!(shorts(&third), ["cluster b=1"], "not `b` was what was wrong with it");
+        it.sotw(CDS, &["bad", "b"], Some(&third), None);
+        assert!(it.stream.is_converged(CDS));
+    }
+}
+
+#[test]
 fn case_04_going_back_before_the_retry_is_sent_is_a_change() {
     let mut it = settled(Protocol::Delta, &snapshot(&[(CDS, "c", 1), (Route, "r", 1)]));
     let push = it.update(&snapshot(&[(CDS, "c", 1), (Route, "r", 2)]));
