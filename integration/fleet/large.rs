@@ -56,7 +56,12 @@ async fn two_thousand_upstreams_arrive_and_change() {
         edge.save(&server, &edge.text(&text(1..=COUNT, &upstream)));
         wait(&server, "edge-1").await;
         eventually("the new one is served", async || served_by(&client, &names[2]).await).await;
-        eventually("the old one is refused", async || refused(&client, &names[0]).await).await;
+        // Of a name on demand, state of the world cannot say that it is gone: then it is the vault that refuses.
+        eventually("the old one is refused", async || match refused(&client, &names[0]).await {
+            Err(other) if !other.contains("host not allowed") => Err(other),
+            _ => Ok(()),
+        })
+        .await;
         eprintln!("{kind:?}: an edit after {:?}", started.elapsed());
         let seen = node(&server, "edge-1").await;
         assert_eq!(of_type(&seen, "cluster")["nacked"], 0, "{seen:#}");

@@ -122,6 +122,8 @@ pub(crate) struct Fleet {
     buffer: Vec<u8>,
     /// The type whose responses are waited for.
     awaited: Kind,
+    /// Takes note of what clients would bring to a later session.
+    is_learning: bool,
     pub(crate) heard: Heard,
     pub(crate) over: usize,
 }
@@ -130,7 +132,16 @@ impl Fleet {
     pub(crate) fn new(common: Common) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let (clients, heard) = (Vec::new(), Heard::default());
-        Ok(Self { common, clients, epoll, buffer: vec![0; 256 << 10], awaited: Kind::Secret, heard, over: 0 })
+        Ok(Self {
+            common,
+            clients,
+            epoll,
+            buffer: vec![0; 256 << 10],
+            awaited: Kind::Secret,
+            is_learning: true,
+            heard,
+            over: 0,
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -152,6 +163,8 @@ impl Fleet {
 
     /// Connects so many clients that bring what [`Common`] says, and ask for everything at once.
     pub(crate) fn reconnect(&mut self, address: &Address, count: usize) -> anyhow::Result<()> {
+        // What the first of them hears now the others do not bring.
+        self.is_learning = false;
         for _ in 0..count {
             self.open(address, true)?;
             self.turn(Some(Duration::ZERO))?;
@@ -267,6 +280,7 @@ impl Fleet {
         let mut out = Vec::new();
         let (mut reader, mut asked, mut is_heard) = (std::mem::take(&mut client.reader), client.asked, false);
         let (common, heard, awaited) = (&mut self.common, &mut self.heard, self.awaited);
+        let is_learning = self.is_learning;
         let event = reader.read(&self.buffer[..read], &mut out, WINDOW, &mut |message, out| {
             let Some(answer) = Answer::read(message) else { return };
             let Some(kind) = answer.kind else { return };
@@ -274,7 +288,10 @@ impl Fleet {
             heard.resources += answer.resources;
             heard.resource_bytes += answer.resource_bytes;
             is_heard |= kind == awaited;
-            common.learn(number, kind, message, &answer);
+            // All clients hold the same: what the first one hears is what each would bring.
+            if is_learning && number == 0 {
+                common.learn(kind, message, &answer);
+            }
             common.ack(kind, &answer, out);
             let index = Kind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
             if index + 1 == asked && asked < Kind::ALL.len() {
@@ -360,11 +377,7 @@ impl Common {
         write(&Ask { proto, kind, node: None, nonce, version, names, initial: &[] }, out);
     }
 
-    /// All clients hold the same: what the first one hears is what each would bring.
-    fn learn(&mut self, number: usize, kind: Kind, message: &[u8], answer: &Answer<'_>) {
-        if number != 0 {
-            return;
-        }
+    fn learn(&mut self, kind: Kind, message: &[u8], answer: &Answer<'_>) {
         let index = Kind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
         self.versions[index] = answer.version.to_vec();
         if self.proto == Proto::Delta {
