@@ -42,9 +42,9 @@ fn sections(upstream: &Upstream, limits: &str) -> String {
 }
 
 #[track_caller]
-fn assert_status(reply: &Reply, status: StatusCode, begins: &str) {
+fn assert_status(reply: &Reply, status: StatusCode, says: &str) {
     assert_eq!(reply.status, status, "{}", reply.text());
-    assert!(reply.text().starts_with(begins), "{}", reply.text());
+    assert!(reply.text().contains(says), "{}", reply.text());
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn each_name_below_a_wildcard_is_an_upstream() {
             for call in [client.post(&url, "x"), client.post(&url, "x").bearer(&token)] {
                 let reply = call.proto(proto).send().await.unwrap();
                 assert_status(&reply, StatusCode::FORBIDDEN, "Unauthorized: method not allowed");
-                assert!(reply.text().contains("[upstream.\"*.s3.example.com\"]"), "{}", reply.text());
+                assert!(reply.text().contains("*.s3.example.com"), "{}", reply.text());
             }
             assert_eq!(upstream.requests().len(), 1);
         }

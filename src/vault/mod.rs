@@ -21,6 +21,7 @@ mod refusal;
 mod request;
 mod response;
 mod secrets;
+mod server_name;
 mod service;
 pub mod sigv4;
 mod streams;

@@ -8,16 +8,15 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 
 use super::refusal::Reader;
 use super::secrets::Credentials;
+use super::server_name::{Unread, server_name};
 use super::sigv4::{self, BodySent, Signature, Unsigned};
 use super::{query, reflection};
-use crate::domain::decision::{
-    ANY_EXACT_HOST, AccessRequest, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION,
-};
+use crate::domain::decision::{AccessRequest, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
 use crate::domain::macaroon::TokenPrefix;
 
 /// Clients disagree on padding; whatever they send is decoded, so that no token gets past in a spelling we do not read.
@@ -64,31 +63,18 @@ impl Asked<'_> {
     }
 }
 
-/// Why a `CheckRequest` cannot be decided upon.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unread<'a> {
-    /// It does not come from a route of ours.
-    #[error("the check request has no {0}: it does not come from a route that this server made")]
-    NotOurs(&'static str),
-    /// The request names another host than its connection, whose server name this is.
-    #[error("the request is for another host than its connection")]
-    Misdirected(&'a str),
-}
-
-use Unread::NotOurs;
-
 /// Reads `check`. A token is looked for in [`TOKEN_HEADERS`], and where the credential of the host goes.
 pub(super) fn read<'a>(
     check: &'a CheckRequest,
     prefix: &TokenPrefix,
     credentials: &Credentials,
 ) -> Result<Asked<'a>, Unread<'a>> {
-    let attributes = check.attributes.as_ref().ok_or(NotOurs("attributes"))?;
-    let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(NotOurs("HTTP request"))?;
+    let attributes = check.attributes.as_ref().ok_or(Unread::NotOurs("attributes"))?;
+    let http = attributes.request.as_ref().and_then(|r| r.http.as_ref()).ok_or(Unread::NotOurs("HTTP request"))?;
     let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
-    let headers = http.header_map.as_ref().ok_or(NotOurs("raw headers"))?;
-    let sandbox = extension(SANDBOX_EXTENSION).ok_or(NotOurs("sandbox"))?;
-    let named = extension(HOST_EXTENSION).ok_or(NotOurs("host"))?;
+    let headers = http.header_map.as_ref().ok_or(Unread::NotOurs("raw headers"))?;
+    let sandbox = extension(SANDBOX_EXTENSION).ok_or(Unread::NotOurs("sandbox"))?;
+    let named = extension(HOST_EXTENSION).ok_or(Unread::NotOurs("host"))?;
     let is_by_server_name = named.starts_with('*');
     let host = if is_by_server_name { server_name(attributes, named, &http.host)? } else { named };
 
@@ -126,22 +112,6 @@ pub(super) fn read<'a>(
         has_range,
         is_by_server_name,
     })
-}
-
-/// The host of a route that stands for many, `pattern`: the server name of the connection, which Envoy knows from the
-/// handshake. The request must name the same (RFC 9110 §7.4).
-fn server_name<'a>(attributes: &'a AttributeContext, pattern: &str, authority: &str) -> Result<&'a str, Unread<'a>> {
-    let name = attributes.tls_session.as_ref().map(|session| session.sni.as_str()).ok_or(NotOurs("TLS session"))?;
-    // Only what this route is for: the filter chain has chosen it by that.
-    let is_below = |parent: &str| name.strip_suffix(parent).is_some_and(|rest| !rest.is_empty());
-    if name.is_empty() || !(pattern == ANY_EXACT_HOST || pattern.strip_prefix('*').is_some_and(is_below)) {
-        return Err(NotOurs("server name of this route"));
-    }
-    let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
-        if port.bytes().all(|digit| digit.is_ascii_digit()) { host } else { authority }
-    });
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.eq_ignore_ascii_case(name) { Ok(name) } else { Err(Unread::Misdirected(name)) }
 }
 
 impl Asked<'_> {

@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::live::Live;
 use super::metrics::VaultMetrics;
-use super::request::Unread;
 use super::secrets::{Credentials, Prepared};
+use super::server_name::Unread;
 use super::{nodes, reflection, refusal, request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
 use crate::domain::holding::Holding;

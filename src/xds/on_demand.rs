@@ -15,7 +15,7 @@ pub trait OnDemand: Send + Sync + fmt::Debug {
     /// The resource of this name; `None` when the rule does not allow it.
     fn get(&self, name: &str) -> Option<Arc<Resource>>;
 
-    /// What a name that the rule allows counts against where there may be only so many: see [`Fair`].
+    /// What a name that the rule allows counts against where there may be only so many: the group with most of them gives up its oldest.
     fn group(&self, name: &str) -> Arc<str>;
 
     /// The hash of the rule and of the versions of what it makes: as long as it is the same, so is every answer's version.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_creds::xds::resources::FleetBuilder;
-use agent_creds::xds::snapshot::{Fleet, Resource, ResourceType, Snapshot, Version};
+use agent_creds::xds::snapshot::{Edit, Fleet, Resource, ResourceType, Snapshot, Version};
 use anyhow::Context;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, Locality, data_source};
@@ -64,7 +64,7 @@ impl From<Kind> for ResourceType {
 
 /// One world: made of resources given one by one, or of a policy.
 enum World {
-    Given { specs: BTreeMap<(ResourceType, String), (Spec, Resource)>, snapshot: Arc<Snapshot> },
+    Given { specs: BTreeMap<(ResourceType, String), Spec>, snapshot: Arc<Snapshot> },
     Policy { hosts: Vec<String>, snapshot: Arc<Snapshot>, builder: Box<FleetBuilder> },
 }
 
@@ -90,19 +90,24 @@ impl Worlds {
 
     /// One edit of one world, which comes to exist by it.
     pub(super) fn edit(&mut self, cluster: &str, set: Vec<Spec>, remove: &[Named]) -> anyhow::Result<()> {
-        let (mut specs, previous) = match self.by_cluster.remove(cluster) {
-            Some(World::Given { specs, snapshot }) => (specs, Some(snapshot)),
-            Some(World::Policy { .. }) | None => (BTreeMap::new(), None),
+        let previous = match self.by_cluster.get(cluster) {
+            Some(World::Given { snapshot, .. }) => Arc::clone(snapshot),
+            Some(World::Policy { .. }) | None => Snapshot::empty(),
+        };
+        let set: Vec<_> = set.into_iter().map(|spec| (resource(&spec), spec)).collect();
+        let put = set.iter().map(|(resource, _)| resource.clone()).collect();
+        let gone = remove.iter().map(|named| (named.kind.into(), named.name.as_str().into())).collect();
+        let snapshot = Arc::new(previous.edit(Edit { put, remove: gone }).context("not a consistent world")?);
+        let mut specs = match self.by_cluster.remove(cluster) {
+            Some(World::Given { specs, .. }) => specs,
+            Some(World::Policy { .. }) | None => BTreeMap::new(),
         };
         for named in remove {
             specs.remove(&(named.kind.into(), named.name.clone()));
         }
-        for spec in set {
-            let resource = resource(&spec);
-            specs.insert((spec.kind.into(), spec.name.clone()), (spec, resource));
+        for (_, spec) in set {
+            specs.insert((spec.kind.into(), spec.name.clone()), spec);
         }
-        let resources = specs.values().map(|(_, resource)| resource.clone());
-        let snapshot = Arc::new(Snapshot::build(resources, previous.as_deref()).context("not a consistent world")?);
         self.by_cluster.insert(cluster.to_owned(), World::Given { specs, snapshot });
         self.generation += 1;
         Ok(())
@@ -145,7 +150,7 @@ impl Worlds {
             match world {
                 World::Given { specs, .. } => {
                     // In another order: versions must not depend on it.
-                    rebuilt.edit(cluster, specs.values().rev().map(|(spec, _)| spec.clone()).collect(), &[])?;
+                    rebuilt.edit(cluster, specs.values().rev().cloned().collect(), &[])?;
                 }
                 World::Policy { hosts, .. } => rebuilt.policy(cluster, hosts.clone())?,
             }

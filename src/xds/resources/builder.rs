@@ -99,15 +99,15 @@ impl FleetBuilder {
         for Built { upstreams, own, .. } in self.policies.values_mut() {
             for (pattern, piece) in upstreams {
                 let Some(host) = pattern.exact() else { continue };
-                let due = |resource: &Arc<Resource>| is_leaf(resource, host);
-                let Some(resource) = piece.resources.iter_mut().find(|resource| due(resource)) else { continue };
-                let next = secret::leaf(resource.name(), host, leaves, self.epoch);
-                if next.version() == resource.version() {
-                    continue;
-                }
-                *resource = Arc::new(next.from_line(piece.upstream.origin.clone()));
-                for holding in [&mut *own, &mut self.everything] {
-                    holding.replace(resource);
+                for resource in piece.resources.iter_mut().filter(|resource| is_leaf(resource, host)) {
+                    let next = secret::leaf(resource.name(), host, leaves, self.epoch);
+                    if next.version() == resource.version() {
+                        continue;
+                    }
+                    *resource = Arc::new(next.from_line(piece.upstream.origin.clone()));
+                    for holding in [&mut *own, &mut self.everything] {
+                        holding.replace(resource);
+                    }
                 }
             }
         }
@@ -278,9 +278,14 @@ impl FleetBuilder {
             );
         }
         if let Some(host) = pattern.exact() {
-            // On a chain for one host it is asked for by the chain, on a shared one by the server name alone.
-            let name = if chain == Chain::Shared { name } else { leaf_name(host) };
-            resources.push(secret::leaf(&name, host, &self.leaves, self.epoch).from_line(upstream.origin.clone()));
+            let leaf =
+                |name: &str| secret::leaf(name, host, &self.leaves, self.epoch).from_line(upstream.origin.clone());
+            // By the server name, also for a host with a chain of its own: until Envoy has taken up a listener with that, the
+            // chain that it shared before asks.
+            resources.push(leaf(&name));
+            if chain == Chain::Own {
+                resources.push(leaf(&leaf_name(host)));
+            }
         }
         resources
     }

@@ -67,7 +67,7 @@ fn by_pattern(layout: &Layout<'_>) -> Option<Matcher> {
     }
     let list = MatcherType::MatcherList(MatcherList { matchers });
     let is_empty = matches!(&list, MatcherType::MatcherList(list) if list.matchers.is_empty());
-    (!is_empty).then(|| Matcher { on_no_match: None, matcher_type: Some(list) })
+    (!is_empty).then_some(Matcher { on_no_match: None, matcher_type: Some(list) })
 }
 
 fn is_name() -> Predicate {
