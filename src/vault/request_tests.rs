@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_context};
 
-use super::super::secrets::{Credential, HeaderCredential};
 use super::*;
 use crate::domain::secret::Secret;
+use crate::vault::secrets::{Credential, HeaderCredential};
 
 const TOKEN: &str = "acm_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 

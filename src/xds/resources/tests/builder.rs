@@ -132,24 +132,3 @@ fn an_edit_of_one_upstream_keeps_all_others() {
         .collect();
     assert_eq!(changed, ["ci/a.example", "ci/a.example/http1"]);
 }
-
-#[test]
-#[ignore = "prints how long an edit takes"]
-fn how_long_an_edit_takes() {
-    for many in [10, 100, 1_000, 10_000] {
-        let mut builder = FleetBuilder::new(Arc::new(FakeLeaves), TrustedCa::new("the system's CAs".into()));
-        let with = |address: &'static str| {
-            let mut policy = policy("127.0.0.1:1", [("a.example", upstream(Limits::default(), Some(address), None))]);
-            let hosts = (0..many).map(|number| format!("h{number}.example.com").parse().unwrap());
-            policy.upstreams.extend(hosts.map(|host| (host, upstream(Limits::default(), None, None))));
-            Arc::new(policy)
-        };
-        let (first, second) = (with("10.0.0.7:1"), with("10.0.0.7:2"));
-        let start = std::time::Instant::now();
-        builder.build(&[first], &[], 1).unwrap();
-        let built = start.elapsed();
-        let start = std::time::Instant::now();
-        builder.build(&[second], &[], 2).unwrap();
-        eprintln!("{many}: built in {built:?}, edited in {:?}", start.elapsed());
-    }
-}
