@@ -1,7 +1,8 @@
 # `make` lists what there is. Every target does its own set-up on a Debian machine with Rust and Python.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help build binaries images test lint demo bench fuzz clean setup up down deploy clean-certs install uninstall
+.PHONY: help build binaries images test lint demo bench bench-xds conformance fuzz clean setup up down deploy clean-certs \
+        install uninstall
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
@@ -12,7 +13,7 @@ PROPTEST_RNG_SEED ?= 1
 export PROPTEST_RNG_SEED
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-11s\033[0m %s\n", $$1, $$2 }' Makefile
 
 build: ## Build the programs, optimised, into target/release, what sandboxes get of them, and the images
 	$(CARGO) build --locked --release --bins
@@ -62,6 +63,16 @@ bench: ## Measure against the budgets, on a machine that does nothing else (abou
 	$(CARGO) bench --locked --bench macaroon --bench vault --bench envoy
 	@if docker info >/dev/null 2>&1; then $(CARGO) build --locked --release --bins && benches/start.sh; \
 	else echo "no Docker here: the start of sandboxes is not measured"; fi
+
+conformance: ## Try the xDS server in every case of the protocol, or TARGET=HOST:PORT (CONTROL=SOCKET; BROKEN=1: every case has to fail)
+	$(CARGO) run --locked --quiet --example xds-conformance -- $(if $(TARGET),--target $(TARGET)) \
+	    $(if $(CONTROL),--control $(CONTROL)) $(if $(BROKEN),--broken --deadline 3)
+
+bench-xds: ## Measure the xDS server with up to 19,000 clients, on a machine that does nothing else (about ten minutes)
+	@integration/setup.sh demo
+	$(CARGO) build --locked --release --example xds-load
+	@benches/xds.sh target/release/examples/xds-load
+	BENCH_ONLY=edits BENCH_UPSTREAMS=20,100,500,2000 BENCH_EDITS=50 $(CARGO) bench --locked --bench envoy
 
 fuzz: ## Property tests on new cases, and every fuzz target for FUZZ_SECONDS (default 60) each
 	PROPTEST_RNG_SEED=$$(date +%s) PROPTEST_CASES=10000 $(CARGO) test --locked --lib

@@ -49,7 +49,7 @@ fn vault_with(revoked: u128) -> Vault {
         methods: Some(["GET", "POST", "PUT"].map(|method| method.parse().expect(parsed)).into()),
         paths: Some(vec!["/v1/**".parse().expect(parsed)]),
     };
-    let upstream = Upstream { limits, address: None, ca: None, origin: origin.clone() };
+    let upstream = Upstream { limits, address: None, private: false, ca: None, origin: origin.clone() };
     let hosts = (0..18).map(|n| format!("host-{n}.example.com")).chain(["api.stripe.com".to_owned(), S3.to_owned()]);
     let policy = Policy {
         id: "myproject".parse().expect(parsed),

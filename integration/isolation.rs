@@ -4,4 +4,4 @@
 
 mod traffic;
 mod watch;
-mod world;
+pub mod world;

@@ -60,6 +60,7 @@ fn tokens(text: &str) -> Vec<String> {
                 match (starts(at, "/*"), starts(at, "*/")) {
                     (true, _) => depth += 1,
                     (_, true) => depth -= 1,
+                    _ if at >= chars.len() => break,
                     _ => {
                         at += 1;
                         continue;
@@ -327,7 +328,9 @@ fn below<'a>(file: &'a Path, folder: &Path) -> &'a str {
 #[test]
 fn dependencies_point_inwards() {
     let src = Path::new(ROOT).join("src");
-    let sources = files(&src);
+    let mut sources = files(&src);
+    // Golden files are no source.
+    sources.retain(|file| file.extension().is_some_and(|ending| ending == "rs"));
     assert!(sources.len() > 50, "these are all files: {sources:?}");
     let wrong: Vec<String> =
         sources.iter().flat_map(|file| violations(below(file, &src), &fs::read_to_string(file).unwrap())).collect();

@@ -2,8 +2,9 @@
 # Makes a Debian machine with Rust and Python ready for `make demo` or `make test`.
 #
 #   integration/setup.sh demo   what the demo needs; where Docker answers, the images and helpers of the sandboxes too
-#   integration/setup.sh test   that, and what the tests need: Docker (its engine has to run already) with the images and
-#                               gVisor's runtime, network tools, the Python SDKs in target/sdk-venv
+#   integration/setup.sh test   that, and what the tests need: the oldest Envoy that is supported, Docker (its engine has to run
+#                               already) with the images and gVisor's runtime, network tools, the Python SDKs in
+#                               target/sdk-venv
 #
 # Missing Debian packages are installed as root or with a `sudo` that asks no password; otherwise this says what to
 # install and fails. Nothing is ever skipped silently. Quiet when there is nothing to do.
@@ -85,6 +86,8 @@ mapfile -t packages < <(missing)
 check_rust
 "$root/envoy/fetch.sh" >/dev/null
 if [[ $what == test ]]; then
+    # The oldest one that is supported.
+    ENVOY_VERSION=1.39.0 "$root/envoy/fetch.sh" >/dev/null
     check_namespaces
     sdk_venv
     "$root/sandbox-image/helpers.sh" debug

@@ -2,8 +2,10 @@
 
 mod hello;
 mod leaf;
+mod many;
 mod names;
 mod upstream;
+mod wildcard;
 
 const STRIPE: &str = "api.stripe.com";
 const OPENAI: &str = "api.openai.com";

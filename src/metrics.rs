@@ -1,6 +1,6 @@
 //! What `/metrics` tells of the server as a whole; each adapter registers its own counters beside these.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// The server's own metrics.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct ServerMetrics {
     pub config_last_reload: Gauge,
     /// Reloads by result: `ok`, `broken`.
     pub config_reloads: IntCounterVec,
+    /// How long it takes to make Envoy's configuration out of ours, in seconds.
+    pub build_seconds: Histogram,
     /// Leaf certificates minted.
     pub certificates_minted: IntCounter,
     /// Times Envoy ended and was started again.
@@ -45,6 +47,13 @@ impl ServerMetrics {
                 ),
                 &["result"],
             )?,
+            build_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "agent_creds_xds_build_seconds",
+                    "Making Envoy's configuration out of the configuration files.",
+                )
+                .buckets(vec![0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
+            )?,
             certificates_minted: IntCounter::new("agent_creds_certificates_minted_total", "Leaf certificates minted.")?,
             envoy_restarts: IntCounter::new(
                 "agent_creds_envoy_restarts_total",
@@ -55,6 +64,7 @@ impl ServerMetrics {
         registry.register(Box::new(metrics.config_ok.clone()))?;
         registry.register(Box::new(metrics.config_last_reload.clone()))?;
         registry.register(Box::new(metrics.config_reloads.clone()))?;
+        registry.register(Box::new(metrics.build_seconds.clone()))?;
         registry.register(Box::new(metrics.certificates_minted.clone()))?;
         registry.register(Box::new(metrics.envoy_restarts.clone()))?;
         // Both series are there from the start, so that an alert on an increase sees the first one.

@@ -19,7 +19,9 @@ mod envoy_container;
 mod harden;
 mod http;
 mod issuing;
+mod kept_envoy;
 mod leaves;
+mod nodes;
 mod sandboxes;
 mod sockets;
 mod status;
@@ -29,7 +31,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -45,18 +46,23 @@ use tonic::service::Routes;
 use self::activity::Activity;
 use self::apply::Applier;
 use self::auditing::{Watchers, Writer};
-use self::control::ControlService;
+use self::control::{ControlService, FleetService};
 pub use self::credentials::Environment;
 use self::credentials::{CredentialMetrics, CredentialStates, CredentialStore, KeptTokens, WatchedFile};
 use self::envoy_container::EnvoyContainer;
 use self::http::Pages;
 use self::issuing::Followed;
+use self::kept_envoy::KeptEnvoy;
 use self::leaves::LeafSource;
+pub use self::nodes::{NodeBootstrap, enrol};
+use self::nodes::{Nodes, NodesService};
 use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
 use self::status::Status;
 use self::surroundings::{check_ports, system_ca};
 use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
 use crate::control::v1::control_server::ControlServer;
+use crate::control::v1::fleet_server::FleetServer;
+use crate::control::v1::nodes_server::NodesServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
 use crate::metrics::ServerMetrics;
@@ -69,9 +75,9 @@ use crate::state::{AUDIT_KEPT, AuditLog, StateDir};
 use crate::vault::exchange::HttpsClient;
 use crate::vault::{Observer, Streams, Vault, VaultMetrics, VaultState};
 use crate::xds::metrics::XdsMetrics;
-use crate::xds::resources::{MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
-use crate::xds::service::XdsService;
-use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Snapshot};
+use crate::xds::resources::{FleetBuilder, MAX_SIGNED_BODY, VAULT_CLUSTER, XDS_CLUSTER};
+use crate::xds::service::{NodeGauges, XdsService};
+use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER};
 
 /// How long requests under way may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -123,6 +129,10 @@ pub struct Options {
     pub docker_host: Option<String>,
     /// The folder of the programs for the inside of sandboxes, or why there is none.
     pub helpers: Result<PathBuf, String>,
+    /// Where Envoys of other machines are served.
+    pub xds: Option<SocketAddr>,
+    /// How long the certificates live by which theirs are renewed.
+    pub node_lifetime: Duration,
 }
 
 /// Why the server does not start.
@@ -145,6 +155,7 @@ struct Prepared {
     supervisor: Option<KeptEnvoy>,
     socket: UnixListener,
     control: UnixListener,
+    nodes: Option<Nodes>,
     http: TcpListener,
     pages: Arc<Pages>,
     sandboxes: Sandboxed,
@@ -152,6 +163,7 @@ struct Prepared {
     secret_files: watch::Receiver<Vec<WatchedFile>>,
     http_address_file: PathBuf,
     strict: bool,
+    xds_address_file: PathBuf,
     /// Writes what is left, when nothing decides any more.
     _audit_writer: Writer,
     /// Held until the end.
@@ -167,28 +179,7 @@ struct Sandboxed {
     changes: mpsc::Receiver<config::SourceChange>,
     activity: Arc<Activity>,
     status: Arc<Status>,
-}
-
-/// The Envoy that is kept running.
-enum KeptEnvoy {
-    Process(Supervisor),
-    Container(EnvoyContainer),
-}
-
-impl KeptEnvoy {
-    fn pid(&self) -> Arc<AtomicI32> {
-        match self {
-            Self::Process(supervisor) => supervisor.pid(),
-            Self::Container(container) => container.pid(),
-        }
-    }
-
-    async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        match self {
-            Self::Process(supervisor) => supervisor.run(shutdown).await.map_err(anyhow::Error::new),
-            Self::Container(container) => container.run(shutdown).await,
-        }
-    }
+    fleet_view: FleetService,
 }
 
 /// Serves until a signal says stop.
@@ -279,11 +270,9 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         format!("cannot listen on {} for metrics and health; choose another address with --http", options.http)
     })?;
 
-    let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet {
-        everything: Snapshot::empty(),
-        by_cluster: std::collections::BTreeMap::new(),
-        generation: 0,
-    }));
+    let nodes = Nodes::prepare(options.xds, &state, options.node_lifetime, &registry, xds_metrics.clone()).await?;
+
+    let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet::default()));
     let activity = Arc::new(Activity::new());
     let audit = AuditLog::open(&state_dir, AUDIT_KEPT).context("cannot use the audit log")?;
     let (watchers, audit_writer) = Watchers::start(Arc::clone(&activity), audit, options.prefix.clone(), &registry)?;
@@ -291,6 +280,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let vault = Vault::new(VaultState::default(), vault_metrics).observed_by(observer);
     let (trust, trust_rx) = watch::channel(Arc::new(Trust::of(&ca)));
     let xds = XdsService::new(fleet_rx, concat!("agent-creds ", env!("CARGO_PKG_VERSION")), xds_metrics);
+    let gauges = NodeGauges::new(xds.connections()).context("cannot register metrics")?;
+    registry.register(Box::new(gauges)).context("cannot register metrics")?;
     let states = CredentialStates::default();
     let pid = supervisor.as_ref().map(KeptEnvoy::pid);
     let status = Arc::new(Status::new(xds.connections(), pid, states.clone()));
@@ -299,14 +290,15 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let credentials = CredentialStore::new(options.environment, https, kept, credential_metrics, states);
     let secret_files = credentials.files();
     let schedule = LeafSchedule::new(options.leaf_lifetime);
+    let leaves = LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() };
     let mut applier = Applier {
         keys: keys.clone(),
         revocations,
         prefix: options.prefix.clone(),
         strict: options.strict,
         credentials,
-        system_ca,
-        leaves: LeafSource { ca: Arc::new(ca), schedule, minted: metrics.certificates_minted.clone() },
+        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca),
+        leaves,
         ca_dir,
         vault: vault.clone(),
         fleet,
@@ -318,6 +310,13 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
     let (changes_tx, changes) = mpsc::channel(16);
+    let fleet_view = FleetService {
+        connections: xds.connections(),
+        fleet: applier.fleet.subscribe(),
+        status: Arc::clone(&status),
+        loaded: loaded_rx.clone(),
+        changes: changes_tx.clone(),
+    };
     let prefix = ServerPrefix::of(server_id.as_str()).context("cannot name the server in the kernel")?;
     let guard = GuardSpec {
         server: server_id.clone(),
@@ -343,11 +342,20 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         strict: options.strict,
     };
     let (sandboxes, alarms) = Sandboxes::new(parts, guard, prefix, &left);
-    let sandboxes =
-        Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status: Arc::clone(&status) };
+    let sandboxes = Sandboxed {
+        sandboxes,
+        alarms,
+        left,
+        loaded: loaded_tx,
+        changes,
+        activity,
+        status: Arc::clone(&status),
+        fleet_view,
+    };
     let pages =
         Arc::new(Pages { registry, status, envoy_admin: envoy::admin_socket(&options.runtime_dir, envoy::LOCAL_NODE) });
     let http_address_file = options.runtime_dir.join("http.addr");
+    let xds_address_file = options.runtime_dir.join("xds.addr");
     Ok(Prepared {
         loader,
         applier,
@@ -356,6 +364,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         supervisor,
         socket,
         control,
+        nodes,
         http,
         pages,
         sandboxes,
@@ -363,6 +372,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         secret_files,
         http_address_file,
         strict: options.strict,
+        xds_address_file,
         _audit_writer: audit_writer,
         _locks: locks,
     })
@@ -377,6 +387,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         supervisor,
         socket,
         control,
+        nodes,
         http,
         pages,
         sandboxes,
@@ -384,10 +395,11 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         secret_files,
         http_address_file,
         strict,
+        xds_address_file,
         _audit_writer,
         _locks,
     } = prepared;
-    let Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status } = sandboxes;
+    let Sandboxed { sandboxes, alarms, left, loaded: loaded_tx, changes, activity, status, fleet_view } = sandboxes;
     let address = http.local_addr().context("cannot tell the HTTP address")?;
     std::fs::write(&http_address_file, address.to_string())
         .with_context(|| format!("cannot write {}", http_address_file.display()))?;
@@ -402,12 +414,23 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let streams = ExternalProcessorServer::new(Streams::new(vault.clone()));
     // The bodies of requests to be signed come with the questions, beside up to 96 KiB of headers.
     let vault = AuthorizationServer::new(vault).max_decoding_message_size(MAX_SIGNED_BODY as usize + 512 * 1024);
-    let routes = xds.add_to(Routes::new(vault).add_service(streams));
+    let routes = xds.add_to(Routes::new(vault).add_service(streams)).prepare();
+    let connected = nodes.as_ref().map(Nodes::connected);
+    if let Some(nodes) = nodes {
+        nodes.announce(&xds_address_file)?;
+        let (node_routes, nodes_stopping) = (routes.clone(), stopping.clone());
+        tasks.spawn(async move {
+            nodes.serve(node_routes, nodes_stopping).await;
+            ("the server of foreign Envoys", Ok(()))
+        });
+    }
     let grpc_stopping = stopping.clone();
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
 
     let service = ControlService { sandboxes: sandboxes.clone(), activity, status, strict, http: address };
-    let control_routes = Routes::new(ControlServer::new(service));
+    let control_routes = Routes::new(ControlServer::new(service))
+        .add_service(FleetServer::new(fleet_view))
+        .add_service(NodesServer::new(NodesService { connected }));
     let control_stopping = stopping.clone();
     let (taken_up, mut all_taken_up) = watch::channel(false);
     tasks.spawn(async move {
@@ -475,6 +498,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         tracing::warn!("some connections did not end within {GRACE:?}; they are cut");
     }
     let _ = std::fs::remove_file(&http_address_file);
+    let _ = std::fs::remove_file(&xds_address_file);
     outcome
 }
 

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
@@ -45,6 +46,32 @@ pub fn init(filter: &str, format: LogFormat, limit: Option<u64>) -> anyhow::Resu
         (LogFormat::Json, Some(limit)) => builder.with_writer(Limited::stderr(limit)?).json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))
+}
+
+/// Lets through one of many log lines that somebody else can cause.
+#[derive(Debug)]
+pub struct Throttle {
+    every: Duration,
+    last: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Throttle {
+    /// One line in this time.
+    pub const fn new(every: Duration) -> Self {
+        Self { every, last: Mutex::new((None, 0)) }
+    }
+
+    /// `Some` when a line may be written now, with how many were left out since the last one.
+    pub fn pass(&self) -> Option<u64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, left_out) = &mut *last;
+        if at.is_some_and(|at| at.elapsed() < self.every) {
+            *left_out += 1;
+            return None;
+        }
+        *at = Some(Instant::now());
+        Some(std::mem::take(left_out))
+    }
 }
 
 /// A file that is appended to, and stays below a limit. What others append to it, such as a panic's message, counts.

@@ -51,6 +51,8 @@ pub(crate) struct World {
     dir: TempDir,
     /// `bare`, `ok`, `told`, `vault`.
     sides: [SocketAddr; 4],
+    /// How many upstreams `vault` has.
+    upstreams: usize,
     upstream: SocketAddr,
     token: String,
     roots: Arc<RootCertStore>,
@@ -91,6 +93,7 @@ impl World {
         let sides = [free_port(), free_port(), free_port(), free_port()];
         let mut world = Self {
             sides,
+            upstreams: 20,
             upstream,
             token: String::new(),
             roots: Arc::new(RootCertStore::empty()),
@@ -189,6 +192,18 @@ impl World {
         Arc::new(config)
     }
 
+    /// Gives `vault` so many upstreams, and waits until the last one is served.
+    pub(crate) async fn has_upstreams(&mut self, upstreams: usize) {
+        self.upstreams = upstreams;
+        let last = "last.example.com";
+        self.save(last);
+        let start = Instant::now();
+        while !self.serves(last).await {
+            assert!(start.elapsed() < Duration::from_secs(120), "{upstreams} upstreams are not served");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Saves the configuration of `vault` with one more host, as an editor does.
     pub(crate) fn save(&self, host: &str) {
         self.write_config("vault", self.sides[3], &[host]);
@@ -201,7 +216,8 @@ impl World {
 
     fn write_config(&self, name: &str, listen: SocketAddr, more: &[&str]) {
         let mut text = format!("[gateway]\nname = \"{name}\"\nlisten = \"{listen}\"\n\n");
-        let hosts = (0..19).map(|number| format!("host-{number}.example.com")).chain([HOST.to_owned()]);
+        let upstreams = if name == "vault" { self.upstreams } else { 20 };
+        let hosts = (1..upstreams).map(|number| format!("host-{number}.example.com")).chain([HOST.to_owned()]);
         for host in hosts.chain(more.iter().map(|&host| host.to_owned())) {
             let upstream = self.upstream;
             text.push_str(&format!("[upstream.\"{host}\"]\naddress = \"{upstream}\"\nca = \"ca.pem\"\n\n"));

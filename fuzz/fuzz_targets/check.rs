@@ -30,7 +30,7 @@ static TOKEN: LazyLock<String> = LazyLock::new(|| {
 
 static VAULT: LazyLock<Vault> = LazyLock::new(|| {
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
-    let upstream = || Upstream { limits: Limits::default(), address: None, ca: None, origin: origin.clone() };
+    let upstream = || Upstream { limits: Limits::default(), address: None, private: false, ca: None, origin: origin.clone() };
     let policy = Policy {
         id: "box".parse().expect("a name"),
         instance: None,

@@ -100,7 +100,7 @@ impl State {
         let hosts: Vec<&str> =
             [STRIPE, PLAIN, STREAM, MOVING, LIMITED].into_iter().chain(self.guests.keys().copied()).collect();
         let mut expected =
-            BTreeSet::from([format!("listener gateway/{gateway}"), format!("chain gateway/{gateway} plain-http")]);
+            BTreeSet::from([format!("listener gateway/{gateway}"), format!("chain gateway/{gateway} plain HTTP")]);
         for host in hosts {
             expected.extend([
                 format!("chain gateway/{gateway} {host}"),

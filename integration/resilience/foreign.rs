@@ -36,7 +36,7 @@ async fn a_foreign_envoy_gets_the_gateway_of_its_cluster_alone() {
         [
             format!("listener gateway/{gateway}"),
             format!("chain gateway/{gateway} {host}"),
-            format!("chain gateway/{gateway} plain-http"),
+            format!("chain gateway/{gateway} plain HTTP"),
             format!("cluster {gateway}/{host}"),
             format!("cluster {gateway}/{host}/http1"),
             format!("route {gateway}/{host}"),

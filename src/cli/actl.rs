@@ -1,4 +1,4 @@
-//! `actl`: what a server decided, and the secrets it may use.
+//! `actl`: what a server decided, the Envoys it drives, and the secrets it may use.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
-use super::folders::{FolderArgs, RuntimeArgs, state_dir};
+use super::fleet::{self, Nodes};
+use super::folders::{FolderArgs, state_dir};
 use super::secret::{self, SecretArgs};
 use super::status::{self, StatusArgs};
 use crate::state::{AUDIT_KEPT, AuditLog, AuditRecord};
@@ -19,6 +20,7 @@ Examples:
   actl log                       the last decisions: who asked for what, and what became of it
   actl log -f --denied           refusals, as they come
   actl log --sandbox shop --json -n 1000 | jq .path
+  actl nodes                     which Envoys are connected, and do they have the configuration?
   actl log verify                is a record missing, altered or put in?
   actl secret set STRIPE_API_KEY keep a secret in the keyring, for vault.toml to name
 
@@ -29,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Records read at once.
 const PAGE: u32 = 1000;
 
-/// Shows what an agent-creds server decided, and keeps the secrets it may use.
+/// Shows what an agent-creds server decided and which Envoys it drives, and keeps the secrets it may use.
 #[derive(Debug, Parser)]
 #[command(name = "actl", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -37,8 +39,6 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     folders: FolderArgs,
-    #[command(flatten)]
-    runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +48,8 @@ enum Command {
     /// Show the audit log: one line for each decision on a request
     #[command(args_conflicts_with_subcommands = true)]
     Log(Log),
+    /// Show the Envoys: what each was sent, accepted and rejected, and how far behind it is
+    Nodes(Nodes),
     /// Keep secrets in the desktop's keyring or an encrypted file
     Secret(SecretArgs),
     /// Print a completion script for a shell
@@ -113,7 +115,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out.write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status(args) => status::run(&args, cli.folders, cli.runtime, &mut out),
+        Command::Status(args) => status::run(args, cli.folders.state_dir, &mut out),
+        Command::Nodes(args) => fleet::run(&args, cli.folders.state_dir, &mut out),
         Command::Secret(args) => secret::run(args, &mut out),
         Command::Log(log) => {
             let folder = state_dir(cli.folders.state_dir)?;

@@ -8,6 +8,8 @@ pub mod adev;
 pub mod aenv;
 pub mod caveats;
 #[cfg(feature = "host")]
+mod fleet;
+#[cfg(feature = "host")]
 mod folders;
 pub mod inspect;
 #[cfg(feature = "host")]
@@ -18,6 +20,8 @@ mod keys;
 pub mod mint;
 pub mod moment;
 pub mod narrow;
+#[cfg(feature = "host")]
+mod nodes;
 #[cfg(feature = "host")]
 mod secret;
 #[cfg(feature = "host")]

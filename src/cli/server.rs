@@ -13,14 +13,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use zeroize::Zeroizing;
 
 use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir, xdg};
+use super::nodes::{self, BootstrapArgs, NodesCommand};
 use crate::config::{self, Sources, VaultSource};
 use crate::domain::macaroon::{TokenPrefix, TokenPrefixError};
-use crate::domain::names::{SandboxId, SandboxIdError};
-use crate::envoy::{self, Protocol};
+use crate::envoy;
 use crate::pki::{Ca, CaSummary};
 use crate::server::{self, KeepEnvoy, Options, ServeError};
 use crate::telemetry::{self, LogFormat};
-use crate::xds::snapshot::LOCAL_CLUSTER;
 
 /// The server of agent-creds: drives Envoy by xDS, and swaps tokens for real keys on the way out.
 #[derive(Debug, Parser)]
@@ -37,6 +36,10 @@ Examples:
   agent-creds ca show                the certificate that clients are to trust
   agent-creds bootstrap --node-id edge-1 --cluster ci
                                      what another Envoy needs to serve the gateway `ci`
+  agent-creds serve --config . --xds 0.0.0.0:18000 --envoy none
+  agent-creds bootstrap --node-id edge-1 --cluster ci --xds creds.example.com:18000 --out edge-1
+                                     the same for an Envoy on another machine: copy edge-1/envoy.json there
+  agent-creds nodes revoke edge-1    cut it off
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -46,8 +49,11 @@ enum Command {
     Serve(Box<Serve>),
     /// Say whether configuration files are right, without touching anything.
     Check(Check),
-    /// Print the bootstrap of an Envoy that is to be driven by this server.
+    /// Print the bootstrap of an Envoy that is to be driven by this server, on this machine or, with --xds, on another one.
     Bootstrap(BootstrapArgs),
+    /// Show or revoke the Envoys of other machines.
+    #[command(subcommand)]
+    Nodes(NodesCommand),
     /// Show or replace the certificate authority that clients trust.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -90,6 +96,14 @@ struct Serve {
     /// Whether the server keeps an Envoy running.
     #[arg(long, value_enum, default_value_t = EnvoyMode::Process)]
     envoy: EnvoyMode,
+    /// Serve Envoys of other machines there, by TLS with the certificates that `agent-creds bootstrap --xds` gives them; port 0
+    /// takes a free one and writes it to xds.addr in the runtime folder.
+    #[arg(long, value_name = "ADDR")]
+    xds: Option<SocketAddr>,
+    /// How long the certificates live that those Envoys are given from then on (as 24h or 90m); they are renewed after a third
+    /// of it.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    node_lifetime: Duration,
     /// How long leaf certificates live (as 24h or 90m); they are renewed after a third of it.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     leaf_lifetime: Duration,
@@ -130,23 +144,6 @@ struct Check {
     json: bool,
 }
 
-#[derive(Debug, Args)]
-struct BootstrapArgs {
-    /// What the Envoy is called in logs and metrics.
-    #[arg(long, value_name = "ID")]
-    node_id: String,
-    /// The gateway it serves; `*` for all of them.
-    #[arg(long, value_name = "NAME", default_value = LOCAL_CLUSTER, value_parser = parse_cluster)]
-    cluster: String,
-    #[command(flatten)]
-    folders: FolderArgs,
-    #[command(flatten)]
-    runtime: RuntimeArgs,
-    /// Which xDS protocol it speaks.
-    #[arg(long, value_enum, default_value_t)]
-    protocol: Protocol,
-}
-
 #[derive(Debug, Subcommand)]
 enum CaCommand {
     /// Print the CA's file, fingerprint and end.
@@ -182,11 +179,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(serve) => run_server(*serve),
         Command::Check(check) => run_check(&check),
-        Command::Bootstrap(args) => {
-            let runtime_dir = runtime_dir(args.runtime.runtime_dir, args.folders.state_dir)?;
-            print(&server::bootstrap(&args.node_id, &args.cluster, &absolute(&runtime_dir)?, args.protocol))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Bootstrap(args) => nodes::bootstrap(args).map(|()| ExitCode::SUCCESS),
+        Command::Nodes(command) => nodes::run(command),
         Command::Ca(command) => run_ca(command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -249,6 +243,8 @@ fn run_server(args: Serve) -> anyhow::Result<ExitCode> {
         signing_key: signing_key_variable()?,
         docker_host: std::env::var("DOCKER_HOST").ok(),
         helpers: helpers(),
+        xds: args.xds,
+        node_lifetime: args.node_lifetime,
         ca_file: std::env::var_os("SSL_CERT_FILE").filter(|name| !name.is_empty()).map(PathBuf::from),
         environment: Arc::new(|name: &str| -> Option<OsString> { std::env::var_os(name) }),
     };
@@ -356,7 +352,7 @@ fn signing_key_variable() -> anyhow::Result<Option<Zeroizing<String>>> {
     }
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot print")
 }
 
@@ -369,18 +365,13 @@ fn parse_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// `*`, or the name of a gateway.
-fn parse_cluster(text: &str) -> Result<String, SandboxIdError> {
-    if text == LOCAL_CLUSTER { Ok(text.to_owned()) } else { text.parse().map(|id: SandboxId| id.to_string()) }
-}
-
 /// Set and empty is not set.
 fn parse_prefix(text: &str) -> Result<TokenPrefix, TokenPrefixError> {
     if text.is_empty() { Ok(TokenPrefix::default()) } else { text.parse() }
 }
 
 /// `90s`, `30m`, `24h`, `7d`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {
         "s" => 1,

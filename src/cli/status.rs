@@ -10,7 +10,7 @@ use clap::{Args, ValueHint};
 use serde::Serialize;
 
 use super::adev::list::{span, word};
-use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir};
+use super::folders::{RuntimeArgs, absolute, runtime_dir, state_dir};
 use crate::control::client::{ConnectError, connect};
 use crate::control::v1::{GetStatusRequest, GetStatusResponse, ListRequest, Sandbox, State};
 use crate::launch::printable;
@@ -23,6 +23,8 @@ const CA_ENDS_SOON: i64 = 30 * 86400;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// The project whose sandbox is meant by "this sandbox"
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     project: PathBuf,
@@ -79,13 +81,12 @@ struct This {
 
 /// Asks the server, and says what it said.
 pub(super) fn run(
-    args: &StatusArgs,
-    folders: FolderArgs,
-    runtime: RuntimeArgs,
+    args: StatusArgs,
+    folder: Option<PathBuf>,
     out: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
-    let state = absolute(&state_dir(folders.state_dir.clone())?)?;
-    let sockets = absolute(&runtime_dir(runtime.runtime_dir, folders.state_dir)?)?;
+    let state = absolute(&state_dir(folder.clone())?)?;
+    let sockets = absolute(&runtime_dir(args.runtime.runtime_dir, folder)?)?;
     let executor =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let asked = executor.block_on(async { tokio::time::timeout(ANSWER, ask(&sockets)).await });

@@ -38,12 +38,12 @@ fn warnings(loaded: &Loaded) -> Vec<Diagnostic> {
     let upstreams = || loaded.projects.iter().flat_map(|project| &project.upstreams);
     let unreached = credentials
         .iter()
-        .filter(|(host, _)| !upstreams().any(|(upstream, _)| overlap(host, upstream)))
+        .filter(|(host, _)| !upstreams().any(|(upstream, _)| host.overlaps(upstream)))
         .map(|(host, credential)| {
             let message = format!("no project reaches `{host}`: the credential is never used");
             warning(&credential.origin, message, format!("add [upstream.\"{host}\"] to a project"))
         });
-    let without = upstreams().filter(|(upstream, _)| !credentials.keys().any(|host| overlap(host, upstream))).map(
+    let without = upstreams().filter(|(upstream, _)| !credentials.keys().any(|host| host.overlaps(upstream))).map(
         |(host, upstream)| {
             let message = format!("`{host}` has no credential: requests to it are passed on as they are");
             warning(&upstream.origin, message, format!("add [credentials.\"{host}\"] to the vault's file"))
@@ -71,12 +71,12 @@ fn useless(
 ) -> Option<(String, String)> {
     let shown = || hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let reached: Vec<(&HostPattern, &Upstream)> =
-        project.upstreams.iter().filter(|(upstream, _)| hosts.iter().any(|host| overlap(host, upstream))).collect();
+        project.upstreams.iter().filter(|(upstream, _)| hosts.iter().any(|host| host.overlaps(upstream))).collect();
     if reached.is_empty() {
         return Some((format!("no upstream is {}", shown()), format!("add [upstream.\"{}\"]", hosts.first()?)));
     }
     let swapped: Vec<_> =
-        reached.into_iter().filter(|(upstream, _)| credentials.keys().any(|host| overlap(host, upstream))).collect();
+        reached.into_iter().filter(|(upstream, _)| credentials.keys().any(|host| host.overlaps(upstream))).collect();
     if swapped.is_empty() {
         let hint = format!("add [credentials.\"{}\"] to the vault's file", hosts.first()?);
         return Some((format!("there is no credential for {}", shown()), hint));
@@ -94,14 +94,6 @@ fn useless(
 
 fn warning(origin: &Origin, message: String, hint: String) -> Diagnostic {
     Diagnostic { file: Arc::clone(&origin.file), line: origin.line, column: 1, message, hint: Some(hint) }
-}
-
-/// Whether a host exists that both stand for.
-fn overlap(a: &HostPattern, b: &HostPattern) -> bool {
-    match (a, b) {
-        (HostPattern::Exact(host), other) | (other, HostPattern::Exact(host)) => other.matches(host),
-        (HostPattern::Below(x), HostPattern::Below(y)) => x == y || a.matches(y) || b.matches(x),
-    }
 }
 
 #[cfg(test)]
@@ -173,7 +165,7 @@ methods = ["GET", "POST"]
 
     #[test]
     fn patterns_overlap_when_a_host_fits_both() {
-        let overlap = |a: &str, b: &str| overlap(&a.parse().unwrap(), &b.parse().unwrap());
+        let overlap = |a: &str, b: &str| a.parse::<HostPattern>().unwrap().overlaps(&b.parse().unwrap());
         assert!(overlap("a.example", "A.example"));
         assert!(overlap("*.s3.example.com", "b.s3.example.com"));
         assert!(overlap("x.b.s3.example.com", "*.example.com"));

@@ -181,7 +181,7 @@ fn read_root(mut root: Table<'_, '_>, folder: &Path, read: &dyn ReadFile) -> Opt
         let hint = "a project is one or the other: remove one of them".to_owned();
         gateway.wrong_key(format_args!("[gateway] beside [sandbox] (line {})", sandbox.origin().line), Some(hint));
     }
-    let upstreams = root.optional("upstream").map(|item| upstream::read(&item, folder, read, gateway.is_some()));
+    let upstreams = root.optional("upstream").map(|item| upstream::read(&item, folder, read));
     let vault = root.optional("vault").and_then(|item| read_vault(&item));
     let browser_targets = root.optional("browser_target");
     let cdp_targets = root.optional("cdp_target");

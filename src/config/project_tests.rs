@@ -171,8 +171,8 @@ fn each_mistake_has_its_place_and_its_hint() {
              everything into one table",
         ),
         (
-            "[gateway]\nlisten = \"127.0.0.1:1\"\n[upstream.\"*.s3.amazonaws.com\"]",
-            "p.toml:3:11: wildcard upstreams are not served yet; name each host",
+            "[upstream.\"a.example\"]\naddress = \"10.0.0.7:443\"\nprivate = true",
+            "p.toml:3:11: `private` says nothing beside `address`\n    help: remove it: with `address` the name is not resolved",
         ),
         (
             "[gateway]\nlisten = \"127.0.0.1:0\"",

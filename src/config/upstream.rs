@@ -24,14 +24,9 @@ pub(crate) struct Upstreams {
 }
 
 /// Reads `[upstream]`.
-pub(crate) fn read(item: &Item<'_, '_>, folder: &Path, read: &dyn ReadFile, gateway: bool) -> Upstreams {
+pub(crate) fn read(item: &Item<'_, '_>, folder: &Path, read: &dyn ReadFile) -> Upstreams {
     let mut cas = CaFiles { folder, read, seen: HashMap::new() };
-    let by_host = hosts(item, "upstream", |entry, host| {
-        if gateway && host.is_some_and(|host| host.exact().is_none()) {
-            entry.wrong_key("wildcard upstreams are not served yet; name each host", None);
-        }
-        read_upstream(entry, &mut cas)
-    });
+    let by_host = hosts(item, "upstream", |entry, _| read_upstream(entry, &mut cas));
     let mut ca_files: Vec<PathBuf> = cas.seen.into_keys().collect();
     ca_files.sort();
     Upstreams { by_host, ca_files }
@@ -41,9 +36,23 @@ fn read_upstream(entry: &Item<'_, '_>, cas: &mut CaFiles<'_>) -> Option<Upstream
     let mut table = entry.table()?;
     let limits = read_limits(&mut table, "it would allow nothing: remove the upstream instead");
     let address = table.optional("address").map(|item| item.parse());
+    let private = table.optional("private").map(|item| {
+        let private = item.boolean()?;
+        if private && address.is_some() {
+            let hint = "remove it: with `address` the name is not resolved".to_owned();
+            item.wrong("`private` says nothing beside `address`", Some(hint));
+        }
+        Some(private)
+    });
     let ca = table.optional("ca").map(|item| cas.get(&item));
     table.finish();
-    Some(Upstream { limits: limits?, address: transpose(address)?, ca: transpose(ca)?, origin: entry.origin() })
+    Some(Upstream {
+        limits: limits?,
+        address: transpose(address)?,
+        private: transpose(private)?.unwrap_or(false),
+        ca: transpose(ca)?,
+        origin: entry.origin(),
+    })
 }
 
 /// `None` only for a key that was there and wrong.

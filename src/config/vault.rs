@@ -20,7 +20,7 @@ use self::providers::{EXAMPLE, read_provider, read_secret};
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
 use super::upstream::{self, transpose};
-use crate::domain::names::{Host, HostPattern};
+use crate::domain::names::HostPattern;
 use crate::domain::policy::Origin;
 
 /// What one valid `vault.toml` says; the default has no credentials.
@@ -91,10 +91,11 @@ pub struct SigV4Config {
 }
 
 impl VaultConfig {
-    /// Whether requests to `host` may be signed, for which the vault needs the bodies of some.
-    pub fn signs(&self, host: &Host) -> bool {
+    /// The hosts whose requests may be signed, for which the vault needs the bodies of some.
+    pub fn signing(&self) -> Vec<HostPattern> {
         let signing = |config: &CredentialConfig| matches!(config.kind, CredentialKind::SigV4(_));
-        self.credentials.iter().any(|(pattern, config)| signing(config) && pattern.matches(host))
+        let credentials = self.credentials.iter().filter(|(_, config)| signing(config));
+        credentials.map(|(pattern, _)| pattern.clone()).collect()
     }
 }
 

@@ -52,7 +52,7 @@ pub struct SourceChange {
     pub reply: oneshot::Sender<Result<Arc<Loaded>, Diagnostics>>,
 }
 
-/// What is to change about a sandbox's file.
+/// What is to change: about a sandbox's file, but for the last.
 #[derive(Debug)]
 pub enum SourceChangeKind {
     /// It is added; see [`Loader::add_sandbox`].
@@ -63,6 +63,8 @@ pub enum SourceChangeKind {
     Accept(SandboxId),
     /// It is forgotten.
     Remove(SandboxId),
+    /// Nothing: all files are read again, once none of them is being written. Broken ones are in [`Loaded::problems`].
+    Reload,
 }
 
 /// Publishes every change of the files of `loader` until `shutdown`, and what `changes` asks for.
@@ -85,6 +87,7 @@ pub async fn watch(
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes_come = true;
+    let mut reloads = Vec::new();
     loop {
         let next = settle.next();
         let wake = sleep_until(next.unwrap_or_else(|| Instant::now() + POLL).into());
@@ -93,6 +96,11 @@ pub async fn watch(
             () = &mut shutdown => return Ok(()),
             change = changes.recv(), if changes_come => {
                 match change {
+                    Some(SourceChange { kind: SourceChangeKind::Reload, reply }) => {
+                        reloads.push(reply);
+                        settle.note(Signal::Touched, Instant::now());
+                        continue;
+                    }
                     Some(change) => worker = worker.change(change, &tx).await?,
                     None => changes_come = false,
                 }
@@ -138,6 +146,10 @@ pub async fn watch(
                 if let Some(after) = worker.loader.apply(candidates) {
                     log(&before, &after);
                     tx.send_replace(after);
+                }
+                for reply in reloads.drain(..) {
+                    // Who asked may have gone away.
+                    let _ = reply.send(Ok(worker.loader.loaded()));
                 }
             }
         }
@@ -236,6 +248,7 @@ impl Worker {
                 SourceChangeKind::Adopt(file) => loader.adopt_sandbox(file),
                 SourceChangeKind::Accept(id) => loader.accept_sandbox(&id).unwrap_or_else(|| Ok(loader.loaded())),
                 SourceChangeKind::Remove(id) => Ok(loader.remove_sandbox(&id).unwrap_or_else(|| loader.loaded())),
+                SourceChangeKind::Reload => Ok(loader.loaded()),
             };
             (self, outcome)
         })

@@ -22,6 +22,14 @@ pub(super) fn widening(old: &ProjectConfig, new: &ProjectConfig) -> Option<Strin
             }
         }
     }
+    // What a host had of its own is replaced by what a wildcard has.
+    for (host, before) in old.upstreams.iter().filter(|(host, _)| !new.upstreams.contains_key(*host)) {
+        for (_, upstream) in new.upstreams.iter().filter(|(other, _)| other.overlaps(host)) {
+            if let Some(what) = upstream_widening(before, upstream) {
+                return Some(format!("it would change {what} of {host}"));
+            }
+        }
+    }
     let vault = |project: &ProjectConfig| project.vault.as_ref().map(|vault| vault.host.clone());
     if vault(new) != vault(old) {
         return Some("it would change [vault]".to_owned());
@@ -53,6 +61,9 @@ fn upstream_widening(old: &Upstream, new: &Upstream) -> Option<&'static str> {
     }
     if old.address != new.address {
         return Some("the address");
+    }
+    if new.private && !old.private {
+        return Some("where the name may lead");
     }
     if old.ca != new.ca { Some("the CA") } else { None }
 }

@@ -8,12 +8,17 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::v1::control_client::ControlClient;
+use super::v1::fleet_client::FleetClient;
+use super::v1::nodes_client::NodesClient;
 
 /// The socket's name in the runtime folder.
 pub const SOCKET: &str = "control.sock";
 
 /// A server that is there takes a connection at once; one that is stopped or overloaded may never.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The longest answer about Envoys, in bytes: each takes a few hundred, and kilobytes when it rejects something.
+const MAX_FLEET: usize = 256 << 20;
 
 /// Why the server cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,26 @@ pub enum ConnectError {
 /// # Errors
 /// When none runs, or it is not ours to use.
 pub async fn connect(runtime_dir: &Path) -> Result<ControlClient<Channel>, ConnectError> {
+    channel(runtime_dir).await.map(ControlClient::new)
+}
+
+/// Connects likewise, for what is about Envoys. An answer may list thousands of them.
+///
+/// # Errors
+/// When none runs, or it is not ours to use.
+pub async fn connect_fleet(runtime_dir: &Path) -> Result<FleetClient<Channel>, ConnectError> {
+    Ok(FleetClient::new(channel(runtime_dir).await?).max_decoding_message_size(MAX_FLEET))
+}
+
+/// Connects likewise, for what it says of Envoys of other machines.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_nodes(runtime_dir: &Path) -> Result<NodesClient<Channel>, ConnectError> {
+    channel(runtime_dir).await.map(NodesClient::new)
+}
+
+async fn channel(runtime_dir: &Path) -> Result<Channel, ConnectError> {
     let path = runtime_dir.join(SOCKET);
     let failed = |source| ConnectError::Failed { path: path.clone(), source };
     // A connection of our own first: its error says what is wrong, which the library's hides.
@@ -56,9 +81,7 @@ pub async fn connect(runtime_dir: &Path) -> Result<ControlClient<Channel>, Conne
     }
     let Some(text) = path.to_str() else { return Err(ConnectError::BadPath(path)) };
     let endpoint = Endpoint::from_shared(format!("unix://{text}")).map_err(|error| failed(io::Error::other(error)))?;
-    let channel =
-        endpoint.connect_timeout(DEADLINE).connect().await.map_err(|error| failed(io::Error::other(error)))?;
-    Ok(ControlClient::new(channel))
+    endpoint.connect_timeout(DEADLINE).connect().await.map_err(|error| failed(io::Error::other(error)))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod unsignable;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 pub use self::remedy::{Offer, Remedy, remedy};
 pub use self::unsignable::Unsignable;
@@ -22,14 +23,17 @@ use super::holding::Holding;
 use super::macaroon::{
     CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
 };
-use super::names::{Host, Instance, SandboxId};
+use super::names::{Host, HostPattern, Instance, SandboxId};
 use super::policy::{Limits, Policy, RequestPath};
 use super::revocations::Revocations;
 
 /// The context extension in which Envoy's configuration names the sandbox (design §3.1).
 pub const SANDBOX_EXTENSION: &str = "sandbox";
-/// The context extension in which Envoy's configuration names the upstream.
+/// The context extension in which Envoy's configuration names the upstream: a host, or a pattern with `*` where the host is the
+/// server name of the connection (`*` alone stands for every host that is named exactly).
 pub const HOST_EXTENSION: &str = "host";
+/// The [`HOST_EXTENSION`] of routes that many hosts share.
+pub const ANY_EXACT_HOST: &str = "*";
 /// The context extension in which Envoy's configuration says that the body comes with the question, and that it is all of it
 /// if it has fewer bytes than this.
 pub const BODY_EXTENSION: &str = "body";
@@ -53,13 +57,26 @@ pub struct Rules {
 struct Reachable {
     instance: Option<Instance>,
     hosts: HashMap<Host, Limits>,
+    /// The longest parent first: the most specific pattern wins.
+    wildcards: Vec<Wildcard>,
+}
+
+/// An upstream that stands for every host below another.
+#[derive(Debug)]
+struct Wildcard {
+    pattern: HostPattern,
+    /// The pattern as text.
+    name: Arc<str>,
+    limits: Limits,
 }
 
 /// A request's sandbox and upstream, as the policies have them.
 struct Place<'a> {
     sandbox: &'a SandboxId,
     instance: Option<&'a Instance>,
-    host: &'a Host,
+    host: Cow<'a, Host>,
+    /// The name of the upstream: the host, or the pattern that it is one of.
+    upstream: &'a str,
     limits: &'a Limits,
 }
 
@@ -74,9 +91,23 @@ impl Rules {
         let sandboxes = policies
             .into_iter()
             .map(|policy| {
-                let hosts = policy.upstreams.iter();
-                let hosts = hosts.filter_map(|(pattern, up)| Some((pattern.exact()?.clone(), up.limits.clone())));
-                (policy.id.clone(), Reachable { instance: policy.instance.clone(), hosts: hosts.collect() })
+                let mut hosts = HashMap::with_capacity(policy.upstreams.len());
+                let mut wildcards = Vec::new();
+                for (pattern, upstream) in &policy.upstreams {
+                    let limits = upstream.limits.clone();
+                    match pattern {
+                        HostPattern::Exact(host) => drop(hosts.insert(host.clone(), limits)),
+                        HostPattern::Below(_) => {
+                            wildcards.push(Wildcard {
+                                pattern: pattern.clone(),
+                                name: pattern.to_string().into(),
+                                limits,
+                            });
+                        }
+                    }
+                }
+                wildcards.sort_by_key(|wildcard| std::cmp::Reverse(wildcard.name.len()));
+                (policy.id.clone(), Reachable { instance: policy.instance.clone(), hosts, wildcards })
             })
             .collect();
         Self { sandboxes, keyring, prefix, strict, revocations: Revocations::default() }
@@ -89,11 +120,30 @@ impl Rules {
         !over && !self.revocations.contains(holding.token) && self.keyring.has(holding.key.as_ref())
     }
 
+    /// Whether the policies have a gateway of this name. A sandbox is none.
+    pub fn has_gateway(&self, name: &SandboxId) -> bool {
+        self.sandboxes.get(name).is_some_and(|reachable| reachable.instance.is_none())
+    }
+
     /// Sandbox and upstream as Envoy's configuration names them, if the policies know both.
     fn place(&self, sandbox: &str, host: &str) -> Option<Place<'_>> {
         let (sandbox, reachable) = self.sandboxes.get_key_value(sandbox)?;
-        let (host, limits) = reachable.hosts.get_key_value(host)?;
-        Some(Place { sandbox, instance: reachable.instance.as_ref(), host, limits })
+        let instance = reachable.instance.as_ref();
+        if let Some((host, limits)) = reachable.hosts.get_key_value(host) {
+            return Some(Place { sandbox, instance, host: Cow::Borrowed(host), upstream: host.as_str(), limits });
+        }
+        if reachable.wildcards.is_empty() {
+            return None;
+        }
+        let host: Host = host.parse().ok()?;
+        let Wildcard { name, limits, .. } =
+            reachable.wildcards.iter().find(|wildcard| wildcard.pattern.matches(&host))?;
+        Some(Place { sandbox, instance, host: Cow::Owned(host), upstream: name, limits })
+    }
+
+    /// The name of the upstream that `host` is, or is one of: there are only so many, whatever an agent asks for.
+    pub fn upstream(&self, sandbox: &str, host: &str) -> Option<&str> {
+        self.place(sandbox, host).map(|place| place.upstream)
     }
 }
 
@@ -323,7 +373,7 @@ fn judge<T>(
     read: impl FnOnce(&Token) -> Result<T, TokenError>,
     check: impl FnOnce(&T, &CaveatRequest<'_>) -> Result<(), CaveatError>,
 ) -> Result<Option<(Host, T)>, Denial> {
-    let Place { sandbox, instance, host, limits } =
+    let Place { sandbox, instance, host, limits, .. } =
         rules.place(request.sandbox, request.host).ok_or_else(|| Denial::UnknownUpstream(excerpt(request.host)))?;
     let method = upper_case(request.method);
     let path = RequestPath::from_target(request.target);
@@ -336,7 +386,7 @@ fn judge<T>(
     };
     let caveats = token
         .as_ref()
-        .map(|token| check(token, &CaveatRequest { host, method: &method, path, sandbox, instance, now }));
+        .map(|token| check(token, &CaveatRequest { host: &host, method: &method, path, sandbox, instance, now }));
     // A token that is not valid now is no token; what it forbids comes after what the upstream forbids.
     if let Some(Err(error)) = &caveats
         && error.is_about_time()
@@ -344,15 +394,15 @@ fn judge<T>(
         return Err(error.clone().into());
     }
     if !limits.allow_method(&method) {
-        return Err(Denial::LimitMethod { host: host.clone(), method: excerpt(&method) });
+        return Err(Denial::LimitMethod { host: host.into_owned(), method: excerpt(&method) });
     }
     if !path.map_or(limits.paths.is_none(), |path| limits.allow_path(path)) {
         // The query may hold the token, and this text is shown and kept.
         let path = request.target.split(['?', '#']).next().unwrap_or_default();
-        return Err(Denial::LimitPath { host: host.clone(), path: excerpt(path) });
+        return Err(Denial::LimitPath { host: host.into_owned(), path: excerpt(path) });
     }
     caveats.transpose()?;
-    Ok(token.map(|token| (host.clone(), token)))
+    Ok(token.map(|token| (host.into_owned(), token)))
 }
 
 /// Methods are compared in upper case (`token-format.md`), so that a server that does not care for case cannot be reached

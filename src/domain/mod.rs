@@ -6,6 +6,7 @@ pub mod holding;
 pub mod macaroon;
 pub mod names;
 pub mod needles;
+pub mod node;
 pub mod policy;
 pub mod quoting;
 pub mod revocations;

@@ -139,6 +139,14 @@ impl HostPattern {
         }
     }
 
+    /// Whether a host exists that both stand for.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(host), pattern) | (pattern, Self::Exact(host)) => pattern.matches(host),
+            (Self::Below(a), Self::Below(b)) => a == b || self.matches(b) || other.matches(a),
+        }
+    }
+
     /// The host, when the pattern stands for one only.
     pub fn exact(&self) -> Option<&Host> {
         match self {
@@ -397,6 +405,18 @@ mod tests {
         assert!(!pattern.matches(&host("evils3.amazonaws.com")));
         for bad in ["*", "*.", "*.com", "a.*.com", "**.a.com", "*a.example.com"] {
             assert!(bad.parse::<HostPattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_overlap_when_a_host_is_of_both() {
+        let pattern = |text: &str| text.parse::<HostPattern>().unwrap();
+        let bucket = pattern("*.s3.amazonaws.com");
+        for other in ["a.s3.amazonaws.com", "*.s3.amazonaws.com", "*.amazonaws.com", "*.eu.s3.amazonaws.com"] {
+            assert!(bucket.overlaps(&pattern(other)) && pattern(other).overlaps(&bucket), "{other}");
+        }
+        for other in ["s3.amazonaws.com", "*.ec2.amazonaws.com", "*.xs3.amazonaws.com"] {
+            assert!(!bucket.overlaps(&pattern(other)) && !pattern(other).overlaps(&bucket), "{other}");
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Upstream {
     pub limits: Limits,
     /// Where to connect, when not where the name resolves to.
     pub address: Option<Address>,
+    /// Whether the name may resolve to where only this machine or its neighbours are.
+    pub private: bool,
     /// The PEM certificates to trust for it, instead of the system's.
     pub ca: Option<Arc<str>>,
     /// The line of its header.

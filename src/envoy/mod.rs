@@ -1,10 +1,12 @@
-//! The Envoy that this server keeps running: its bootstrap, and its supervision.
+//! The Envoy that this server keeps running: its bootstrap, and its supervision; and the bootstrap of one elsewhere.
 
 mod bootstrap;
 mod process;
+mod remote;
 
 pub use bootstrap::{Bootstrap, Protocol};
 pub use process::{ARGUMENTS, Backoff, EnvoyError, Supervisor, find_binary};
+pub use remote::{Admin, RemoteBootstrap};
 
 use std::path::{Path, PathBuf};
 

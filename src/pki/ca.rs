@@ -20,6 +20,10 @@ use super::jks;
 /// How long a CA lives. Sandboxes trust it by file, so there is no store to update when it is replaced earlier.
 const CA_LIFETIME: Duration = Duration::days(3650);
 
+/// What the CAs that clients and nodes trust are called in their subject.
+const LOCAL: &str = "local";
+const NODES: &str = "node";
+
 /// Key and certificate in one file, so that a crash between two writes cannot part them.
 const BUNDLE: &str = "ca-bundle.pem";
 /// The certificate alone: what clients trust.
@@ -89,10 +93,22 @@ impl Ca {
     /// # Errors
     /// When the folder cannot be written, or the bundle in it is damaged or readable by others.
     pub fn load_or_create(dir: &Path, now: SystemTime) -> Result<Self, CaError> {
+        Self::of_kind(LOCAL, dir, now)
+    }
+
+    /// The CA of foreign Envoys in `dir`, made on first use likewise. Sandboxes do not trust it.
+    ///
+    /// # Errors
+    /// As [`Ca::load_or_create`].
+    pub fn load_or_create_for_nodes(dir: &Path, now: SystemTime) -> Result<Self, CaError> {
+        Self::of_kind(NODES, dir, now)
+    }
+
+    fn of_kind(kind: &str, dir: &Path, now: SystemTime) -> Result<Self, CaError> {
         create_dir(dir)?;
         let path = dir.join(BUNDLE);
         if !path.exists() {
-            let bundle = generate(now)?;
+            let bundle = generate(kind, now)?;
             // `link` fails when another process was faster; then its CA is the one.
             install(&path, bundle.as_bytes(), 0o600, Replace::Never)?;
         }
@@ -111,7 +127,7 @@ impl Ca {
         if let Ok(previous) = Self::load(dir) {
             install(&dir.join(PREVIOUS), previous.certificate_pem.as_bytes(), 0o644, Replace::Always)?;
         }
-        let bundle = generate(now)?;
+        let bundle = generate(LOCAL, now)?;
         install(&dir.join(BUNDLE), bundle.as_bytes(), 0o600, Replace::Always)?;
         let ca = Self::load(dir)?;
         ca.publish(dir)?;
@@ -197,14 +213,14 @@ impl std::fmt::Debug for Ca {
 }
 
 /// A new key and its certificate, as the text of a bundle.
-fn generate(now: SystemTime) -> Result<Zeroizing<String>, CaError> {
+fn generate(kind: &str, now: SystemTime) -> Result<Zeroizing<String>, CaError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Make)?;
     let now = OffsetDateTime::from(now);
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "agent-creds");
     // The year tells a person which of two CAs is the newer one.
-    params.distinguished_name.push(DnType::CommonName, format!("agent-creds local CA {}", now.date()));
+    params.distinguished_name.push(DnType::CommonName, format!("agent-creds {kind} CA {}", now.date()));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = now - Duration::hours(1);
@@ -319,7 +335,7 @@ mod tests {
             fs::write(&path, damaged).unwrap();
             assert!(matches!(Ca::load(dir.path()), Err(CaError::Damaged { .. })), "{}", damaged.len());
         }
-        let other = generate(SystemTime::now()).unwrap();
+        let other = generate(LOCAL, SystemTime::now()).unwrap();
         let mixed = format!(
             "{}{}",
             &text[..text.find("-----BEGIN CERT").unwrap()],

@@ -44,10 +44,15 @@ impl LeafSchedule {
         Self { lifetime: lifetime.max(Duration::from_secs(3)) }
     }
 
-    /// The slot that `now` falls into for `host`.
-    pub fn slot(&self, host: &Host, now: SystemTime) -> u64 {
+    /// The time in steps of [`Self::check_interval`].
+    pub fn epoch(&self, now: SystemTime) -> u64 {
+        unix(now) / self.check_interval().as_secs().max(1)
+    }
+
+    /// The slot of `host` at the beginning of an epoch.
+    pub fn slot(&self, host: &Host, epoch: u64) -> u64 {
         let slot = self.slot_seconds();
-        (unix(now) + shift(host, slot)) / slot
+        (epoch * self.check_interval().as_secs().max(1) + shift(host, slot)) / slot
     }
 
     /// How long until some leaf may need renewing: a fraction of a slot, at most a minute.
@@ -94,7 +99,7 @@ impl std::fmt::Debug for LeafPem {
 }
 
 /// 16 bytes of a fresh key's hash: unique, positive, and no second source of randomness.
-fn serial(key: &KeyPair) -> SerialNumber {
+pub(super) fn serial(key: &KeyPair) -> SerialNumber {
     let mut bytes = Sha256::digest(key.public_key_raw())[..16].to_vec();
     bytes[0] &= 0x7f;
     SerialNumber::from(bytes)
@@ -155,7 +160,8 @@ mod tests {
             (0..24 * 60)
                 .filter(|minute| {
                     let at = start + Duration::from_secs(minute * 60);
-                    schedule.slot(&host(name), at) != schedule.slot(&host(name), at + Duration::from_secs(60))
+                    let slot = |at| schedule.slot(&host(name), schedule.epoch(at));
+                    slot(at) != slot(at + Duration::from_secs(60))
                 })
                 .collect()
         };

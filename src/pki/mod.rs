@@ -9,6 +9,8 @@
 mod ca;
 mod jks;
 mod leaf;
+mod node;
 
 pub use ca::{Ca, CaError, CaSummary};
 pub use leaf::{LeafError, LeafPem, LeafSchedule};
+pub use node::{NodeCertError, NodePem, SERVER_URI, node_of_certificate};

@@ -17,14 +17,13 @@ use super::status::Status;
 use crate::config::Loaded;
 use crate::domain::decision::Rules;
 use crate::domain::macaroon::TokenPrefix;
-use crate::domain::names::Host;
 use crate::domain::policy::Policy;
 use crate::domain::revocations::Revocations;
 use crate::metrics::ServerMetrics;
 use crate::pki::Ca;
 use crate::state::SigningKeys;
 use crate::vault::{Vault, VaultState};
-use crate::xds::resources::{self, Leaves, TrustedCa};
+use crate::xds::resources::FleetBuilder;
 use crate::xds::snapshot::{Fleet, ResourceType};
 
 /// Applies configurations, one after the other.
@@ -36,7 +35,7 @@ pub(super) struct Applier {
     pub(super) prefix: TokenPrefix,
     pub(super) strict: bool,
     pub(super) credentials: CredentialStore,
-    pub(super) system_ca: TrustedCa,
+    pub(super) builder: FleetBuilder,
     pub(super) leaves: LeafSource,
     pub(super) ca_dir: PathBuf,
     pub(super) vault: Vault,
@@ -51,7 +50,7 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Puts `loaded` in force. What cannot be, stays as it was, and is said.
-    pub(super) fn apply(&mut self, loaded: &Loaded) {
+    pub(super) fn apply(&mut self, loaded: &Arc<Loaded>) {
         let mut problems = loaded.problems.clone();
         if let Err(missing) = self.credentials.load(&loaded.vault) {
             for problem in &missing {
@@ -67,7 +66,7 @@ impl Applier {
         self.metrics.config_ok.set(i64::from(problems.is_empty()));
         self.metrics.config_last_reload.set(unix_now());
         self.metrics.config_reloads.with_label_values(&[if problems.is_empty() { "ok" } else { "broken" }]).inc();
-        self.status.set_config(loaded.generation, problems);
+        self.status.set_config(loaded, problems);
     }
 
     /// Decides by the keys that there are now; all else stays as `loaded` has it.
@@ -85,7 +84,8 @@ impl Applier {
     }
 
     /// Publishes what `loaded` needs again: certificates that are due have new versions, all else is what it was.
-    pub(super) fn renew(&self, loaded: &Loaded) {
+    pub(super) fn renew(&mut self, loaded: &Loaded) {
+        self.builder.renew();
         self.publish(&self.policies(loaded), loaded.generation);
     }
 
@@ -105,6 +105,7 @@ impl Applier {
                 tracing::info!(fingerprint = ca.fingerprint(), "the CA was rotated: every certificate is issued anew");
                 self.trust.send_replace(Arc::new(Trust::of(&ca)));
                 self.leaves.ca = Arc::new(ca);
+                self.builder.set_leaves(Arc::new(self.leaves.clone()));
                 true
             }
             Ok(_) => false,
@@ -115,11 +116,11 @@ impl Applier {
         }
     }
 
-    fn publish(&self, policies: &[Arc<Policy>], generation: u64) {
-        let leaves: Arc<dyn Leaves> = Arc::new(self.leaves.clone());
-        let previous = Arc::clone(&self.fleet.borrow());
-        let signs = |host: &Host| self.credentials.signs(host);
-        match resources::fleet(policies, &leaves, &self.system_ca, &signs, generation, Some(&previous)) {
+    fn publish(&mut self, policies: &[Arc<Policy>], generation: u64) {
+        let timer = self.metrics.build_seconds.start_timer();
+        let built = self.builder.build(policies, &self.credentials.signing(), generation);
+        timer.observe_duration();
+        match built {
             Ok(fleet) => {
                 self.fleet.send_if_modified(|current| {
                     let version = |fleet: &Fleet, ty| fleet.everything.of_type(ty).version();

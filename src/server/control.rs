@@ -1,5 +1,7 @@
 //! The control API (`proto/agentcreds/v1`): what `adev` and `actl` ask of this server.
 
+mod nodes;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status as Answer};
 
+pub(super) use self::nodes::FleetService;
 use super::activity::Activity;
 use super::sandboxes::Sandboxes;
 use super::status::Status;

@@ -28,7 +28,7 @@ use crate::config::{
     CredentialConfig, CredentialKind, Diagnostic, EnvName, GithubAppConfig, GoogleConfig, HeaderConfig, Kept,
     OauthConfig, OauthGrant, ProviderRef, Scope, SigV4Config, VaultConfig,
 };
-use crate::domain::names::{Host, HostPattern};
+use crate::domain::names::HostPattern;
 use crate::domain::policy::Origin;
 use crate::domain::secret::{Secret, SecretBytes};
 use crate::vault::exchange::{ClientAuth, Exchange, ExchangeKind, HttpsClient, OauthClient, RefreshTokens, SendAs};
@@ -92,9 +92,9 @@ impl CredentialStore {
         Arc::clone(&self.current)
     }
 
-    /// Whether requests to `host` may be signed.
-    pub(super) fn signs(&self, host: &Host) -> bool {
-        self.in_force.signs(host)
+    /// The hosts whose requests may be signed.
+    pub(super) fn signing(&self) -> Vec<HostPattern> {
+        self.in_force.signing()
     }
 
     /// The files that secrets are in.

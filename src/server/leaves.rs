@@ -18,8 +18,16 @@ pub(super) struct LeafSource {
 }
 
 impl Leaves for LeafSource {
-    fn edition(&self, host: &Host) -> String {
-        format!("{}/{}", self.ca.fingerprint(), self.schedule.slot(host, SystemTime::now()))
+    fn authority(&self) -> String {
+        self.ca.fingerprint().to_owned()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.schedule.epoch(SystemTime::now())
+    }
+
+    fn slot(&self, host: &Host, epoch: u64) -> u64 {
+        self.schedule.slot(host, epoch)
     }
 
     fn mint(&self, host: &Host) -> Result<Leaf, String> {

@@ -1,14 +1,16 @@
 //! What `/readyz` tells.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::credentials::{CredentialReport, CredentialStates};
-use crate::config::Diagnostic;
+use crate::config::{Diagnostic, Loaded};
 use crate::control::v1::{CredentialTrouble, RejectedUpdate};
 use crate::xds::service::{Connections, NodeStatus};
 use crate::xds::snapshot::{LOCAL_CLUSTER, ResourceType};
@@ -17,6 +19,8 @@ use crate::xds::snapshot::{LOCAL_CLUSTER, ResourceType};
 #[derive(Debug)]
 pub(super) struct Status {
     config: Mutex<ConfigStatus>,
+    /// What was put in force last.
+    applied: watch::Sender<Option<Arc<Loaded>>>,
     connections: Connections,
     /// Envoy's process id; `None` when this server does not keep one running.
     envoy_pid: Option<Arc<AtomicI32>>,
@@ -24,10 +28,15 @@ pub(super) struct Status {
     started: SystemTime,
 }
 
+/// How many generations it is known of when they came into force.
+const KNOWN_GENERATIONS: usize = 256;
+
 #[derive(Debug, Clone, Default)]
 struct ConfigStatus {
     generation: u64,
     problems: Vec<Diagnostic>,
+    /// The latest generations, and when each came into force; oldest first.
+    history: VecDeque<(u64, Instant)>,
 }
 
 /// The body of `/readyz`.
@@ -92,11 +101,43 @@ impl Status {
         envoy_pid: Option<Arc<AtomicI32>>,
         credentials: CredentialStates,
     ) -> Self {
-        Self { config: Mutex::default(), connections, envoy_pid, credentials, started: SystemTime::now() }
+        let (config, applied) = (Mutex::default(), watch::Sender::new(None));
+        Self { config, applied, connections, envoy_pid, credentials, started: SystemTime::now() }
     }
 
-    pub(super) fn set_config(&self, generation: u64, problems: Vec<Diagnostic>) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = ConfigStatus { generation, problems };
+    /// Notes that `loaded` is in force, as far as it has none of `problems`.
+    pub(super) fn set_config(&self, loaded: &Arc<Loaded>, problems: Vec<Diagnostic>) {
+        let generation = loaded.generation;
+        let mut config = self.config();
+        if config.generation != generation {
+            config.history.push_back((generation, Instant::now()));
+            if config.history.len() > KNOWN_GENERATIONS {
+                config.history.pop_front();
+            }
+        }
+        (config.generation, config.problems) = (generation, problems);
+        drop(config);
+        self.applied.send_replace(Some(Arc::clone(loaded)));
+    }
+
+    /// Follows what is put in force.
+    pub(super) fn applied(&self) -> watch::Receiver<Option<Arc<Loaded>>> {
+        self.applied.subscribe()
+    }
+
+    /// The generation in force, and what is wrong with the files.
+    pub(super) fn in_force(&self) -> (u64, Vec<String>) {
+        let config = self.config();
+        (config.generation, config.problems.iter().map(ToString::to_string).collect())
+    }
+
+    /// Since when there is something newer than `generation`; for very old ones since later than it really was.
+    pub(super) fn outdated_since(&self, generation: u64) -> Option<Instant> {
+        self.config().history.iter().find(|(known, _)| *known > generation).map(|(_, since)| *since)
+    }
+
+    fn config(&self) -> MutexGuard<'_, ConfigStatus> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn summary(&self) -> Summary {
@@ -121,8 +162,7 @@ impl Status {
     pub(super) fn serves(&self, generation: u64, file: &Path) -> Result<bool, String> {
         let nodes = self.connections.nodes();
         let local = || nodes.iter().filter(|node| node.node_cluster == LOCAL_CLUSTER);
-        let types = local().flat_map(|node| ResourceType::ALL.map(|ty| node.of_type(ty)));
-        for rejection in types.filter_map(|status| status.rejection.as_ref()) {
+        for (_, rejection) in local().flat_map(NodeStatus::rejections) {
             if rejection.origins.iter().any(|origin| Path::new(&*origin.file) == file) {
                 return Err(rejection.message.to_string());
             }
@@ -132,7 +172,7 @@ impl Status {
     }
 
     pub(super) fn report(&self) -> Report {
-        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = self.config().clone();
         let nodes = self.connections.nodes();
         let local: Vec<&NodeStatus> = nodes.iter().filter(|node| node.node_cluster == LOCAL_CLUSTER).collect();
         let converged = !local.is_empty() && local.iter().all(|node| is_current(node, config.generation));
@@ -172,18 +212,14 @@ fn is_current(node: &NodeStatus, generation: u64) -> bool {
 }
 
 fn rejected(nodes: &[NodeStatus]) -> Vec<Rejected> {
-    let types = |node: &NodeStatus| {
-        let node_id = node.node_id.clone();
-        let rejections = ResourceType::ALL.map(|ty| (ty, node.of_type(ty).rejection.clone()));
-        rejections.into_iter().filter_map(move |(ty, rejection)| {
-            let rejection = rejection?;
-            Some(Rejected {
-                node: node_id.clone(),
-                r#type: ty.label(),
-                message: rejection.message.to_string(),
-                lines: rejection.origins.iter().map(ToString::to_string).collect(),
-            })
-        })
+    let of_node = |node: &NodeStatus| {
+        let rejections = node.rejections().map(|(ty, rejection)| Rejected {
+            node: node.node_id.clone(),
+            r#type: ty.label(),
+            message: rejection.message.to_string(),
+            lines: rejection.origins.iter().map(ToString::to_string).collect(),
+        });
+        rejections.collect::<Vec<_>>()
     };
-    nodes.iter().flat_map(types).collect()
+    nodes.iter().flat_map(of_node).collect()
 }

@@ -6,6 +6,7 @@
 
 mod audit;
 mod keys;
+mod nodes;
 mod refresh;
 mod tokens;
 
@@ -25,6 +26,7 @@ use crate::domain::secret::{SigningKey, SigningKeyError};
 
 pub use self::audit::{AuditLog, AuditRecord, ChainError, KEPT as AUDIT_KEPT};
 pub use self::keys::{KeysError, SigningKeys, existing_signing_keys, keys_changed};
+pub use self::nodes::{EnrolError, Enrolled, NodeLog, Renewed};
 pub use self::refresh::RefreshLog;
 pub use self::tokens::{Issued, IssuedToken, LogError, TokenLog};
 

@@ -30,7 +30,8 @@ fn token() -> String {
 
 fn vault() -> Vault {
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
-    let upstream = || Upstream { limits: Limits::default(), address: None, ca: None, origin: origin.clone() };
+    let upstream =
+        || Upstream { limits: Limits::default(), address: None, private: false, ca: None, origin: origin.clone() };
     let policy = Policy {
         id: "box".parse().unwrap(),
         instance: None,

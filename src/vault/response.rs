@@ -89,6 +89,20 @@ pub(super) fn not_ours() -> CheckResponse {
     )
 }
 
+/// The request names another host than its connection does, in Envoy's words for the same (`xds::resources`).
+pub(super) fn misdirected(server_name: &str) -> CheckResponse {
+    let name: String = server_name.chars().take(253).flat_map(char::escape_debug).collect();
+    refuse(
+        Code::PermissionDenied,
+        421,
+        vec![],
+        format!(
+            "Misdirected Request: this connection is for {name} (its TLS server name), and the request names another host. Open \
+             a connection of its own for each host.\n"
+        ),
+    )
+}
+
 fn refuse(code: Code, status: u16, headers: Vec<HeaderValueOption>, body: String) -> CheckResponse {
     CheckResponse {
         status: Some(Status { code: code as i32, ..Default::default() }),

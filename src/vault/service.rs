@@ -11,10 +11,12 @@ use tonic::{Request, Response, Status};
 use super::live::Live;
 use super::metrics::VaultMetrics;
 use super::secrets::{Credentials, Prepared};
-use super::{reflection, refusal, request, response};
+use super::server_name::Unread;
+use super::{nodes, reflection, refusal, request, response};
 use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
 use crate::domain::holding::Holding;
 use crate::domain::macaroon::TokenId;
+use crate::domain::node::NodeIdentity;
 
 /// How long a request waits for a credential that has to be fetched; Envoy waits a little longer.
 const FETCH_PATIENCE: Duration = Duration::from_secs(8);
@@ -115,12 +117,19 @@ impl Vault {
         let state = self.state.load();
         let asked = match request::read(check, &state.rules.prefix, &state.credentials) {
             Ok(asked) => asked,
+            Err(Unread::Misdirected(host)) => {
+                self.count("", "deny", "misdirected");
+                return Ok(response::misdirected(host));
+            }
             Err(error) => {
                 tracing::error!(%error, "refused a check request");
                 self.count("", "deny", "not_ours");
                 return Ok(response::not_ours());
             }
         };
+        let AccessRequest { sandbox, host, .. } = asked.access;
+        // A label for each of the hosts that an agent may name would be one too many.
+        let upstream = if asked.is_by_server_name { state.rules.upstream(sandbox, host).unwrap_or("") } else { host };
         let tell = |decision, reason, token: Option<TokenId>, refused: Option<&Denial>, credential: Option<&str>| {
             if let Some(observer) = &self.observer {
                 let AccessRequest { sandbox, host, method, target, .. } = asked.access;
@@ -142,7 +151,7 @@ impl Vault {
         let denial = match decide(&state.rules, &asked.access, now) {
             Decision::PassThrough => {
                 tell("pass_through", "no_token", None, None, None);
-                self.count(asked.access.host, "pass_through", "no_token");
+                self.count(upstream, "pass_through", "no_token");
                 return Ok(response::pass_through());
             }
             Decision::Allow(grant) => match state.credentials.prepared(&grant) {
@@ -156,7 +165,7 @@ impl Vault {
                         match response::inject(injection, &asked, now, told, encoding) {
                             Ok(response) => {
                                 tell("allow", "token", Some(grant.token()), None, Some(name));
-                                self.count(asked.access.host, "allow", "token");
+                                self.count(upstream, "allow", "token");
                                 return Ok(response);
                             }
                             Err(reason) => Denial::Unsignable { host: grant.host().clone(), reason },
@@ -173,7 +182,7 @@ impl Vault {
         tell("deny", denial.reason(), token, Some(&denial), None);
         let access = &asked.access;
         // The label is the upstream's name only if it is one of ours: Envoy may still be asking for one just removed.
-        let upstream = if matches!(denial, Denial::UnknownUpstream(_)) { "" } else { access.host };
+        let upstream = if matches!(denial, Denial::UnknownUpstream(_)) { "" } else { upstream };
         self.count(upstream, "deny", denial.reason());
         tracing::debug!(
             sandbox = access.sandbox,
@@ -204,6 +213,12 @@ struct Awaited(Arc<Live<Prepared>>);
 impl Authorization for Vault {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let started = Instant::now();
+        if let Some(node) = request.extensions().get::<NodeIdentity>()
+            && !nodes::may_ask(node, request.get_ref(), &self.state.load().rules)
+        {
+            self.count("", "deny", "not_its_gateway");
+            return Ok(Response::new(response::not_ours()));
+        }
         let response = self.check_patiently(request.get_ref()).await;
         self.metrics.latency.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(response))

@@ -14,6 +14,9 @@ mod admission;
 mod body;
 mod codec;
 mod connections;
+mod gauges;
+mod identity;
+mod rejection;
 mod session;
 
 use std::convert::Infallible;
@@ -33,11 +36,14 @@ use tonic::{Status, Streaming};
 use self::admission::Admission;
 use self::body::ResponseBody;
 use self::codec::RequestDecoder;
-pub use self::connections::{Connections, NodeStatus, Rejection, TypeStatus};
+pub use self::connections::{Connections, NodeStatus, TypeStatus};
+pub use self::gauges::NodeGauges;
+pub use self::rejection::Rejection;
 use self::session::{Request, Session};
 use super::metrics::XdsMetrics;
 use super::snapshot::{Fleet, ResourceType};
 use super::stream::Scope;
+use crate::domain::node::NodeIdentity;
 
 /// The largest request, in bytes: node metadata can be long, and a reconnecting client lists all it holds.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -183,10 +189,11 @@ async fn serve<R: Request>(
     if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
         return Ok(Status::unimplemented("compressed requests are not served").into_http());
     }
+    let peer = request.extensions().get::<NodeIdentity>().cloned();
     let decoder = RequestDecoder::new();
     let requests = Streaming::<R>::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
     let identifier = shared.identifier.clone();
-    Ok(ResponseBody::answer(Session::new(shared, scope, requests).responses(), identifier))
+    Ok(ResponseBody::answer(Session::new(shared, scope, peer, requests).responses(), identifier))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use rpds::RedBlackTreeMapSync;
 use sha2::{Digest, Sha256};
@@ -75,14 +76,20 @@ impl TypeSet {
         self.own.iter().find(|resource| &**resource.name() == name).or_else(|| self.resources.get(name))
     }
 
-    /// All resources, in the order of their names; those on demand are not among them.
+    /// What a name that exists on demand counts against; `None` when it is listed.
+    pub(super) fn group(&self, name: &str) -> Option<Arc<str>> {
+        if self.listed(name).is_some() { None } else { self.on_demand.as_ref().map(|rule| rule.group(name)) }
+    }
+
+    /// All resources, those of the client alone last; those on demand are not among them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values().chain(self.own.iter())
+        let is_own = |resource: &&Arc<Resource>| self.own.iter().any(|own| own.name() == resource.name());
+        self.resources.values().filter(move |resource| !is_own(resource)).chain(self.own.iter())
     }
 
     /// How many there are, without those on demand.
     pub fn len(&self) -> usize {
-        self.resources.size() + self.own.len()
+        if self.own.is_empty() { self.resources.size() } else { self.iter().count() }
     }
 
     /// Whether there is none, and none on demand.
@@ -492,6 +499,8 @@ pub struct Fleet {
     pub by_cluster: BTreeMap<String, Arc<Snapshot>>,
     /// Counts the changes of the configuration since the server started.
     pub generation: u64,
+    /// When it was published.
+    pub published: Instant,
 }
 
 impl Fleet {
@@ -506,7 +515,7 @@ impl Fleet {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { everything: Snapshot::empty(), by_cluster: BTreeMap::new(), generation: 0 }
+        Self { everything: Snapshot::empty(), by_cluster: BTreeMap::new(), generation: 0, published: Instant::now() }
     }
 }
 

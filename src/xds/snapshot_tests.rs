@@ -100,7 +100,8 @@ fn a_failure_is_told_once_and_tried_again_in_the_next_snapshot() {
 fn a_cluster_nobody_knows_gets_nothing() {
     let everything = Arc::new(Snapshot::build([cluster("a", "1")], None).unwrap());
     let edge = Arc::new(Snapshot::build([cluster("b", "1")], None).unwrap());
-    let fleet = Fleet { everything, by_cluster: [("edge".to_owned(), edge.clone())].into(), generation: 1 };
+    let by_cluster = [("edge".to_owned(), edge.clone())].into();
+    let fleet = Fleet { everything, by_cluster, generation: 1, ..Default::default() };
     assert!(fleet.of(LOCAL_CLUSTER).get(ResourceType::Cluster, "a").is_some());
     assert!(Arc::ptr_eq(&fleet.of("edge"), &edge));
     assert!(fleet.of("forged").is_empty());
@@ -159,6 +160,10 @@ fn names_on_demand_and_of_one_client_come_on_top() {
     #[derive(Debug)]
     struct Leaves(&'static str);
     impl OnDemand for Leaves {
+        fn group(&self, _name: &str) -> Arc<str> {
+            "all".into()
+        }
+
         fn get(&self, name: &str) -> Option<Arc<Resource>> {
             name.ends_with(".example.com").then(|| Arc::new(cluster(name, self.0)))
         }

@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 
 pub use self::config::{ANTHROPIC_KEY, DEFAULT_VAULT, OPENAI_KEY, STRIPE_KEY, WorldConfig, loopback, upstream_section};
 pub use self::foreign::ForeignEnvoy;
-pub use self::process::{Output, envoy_bin, install, install_script, kill_all_of, run};
+pub use self::process::{Output, envoy_bin, envoy_of, install, install_script, kill_all_of, run};
 use super::client::Client;
 use crate::support::server::config::World;
 
@@ -177,6 +177,19 @@ impl Server {
     /// Runs `agent-creds ARGS` in the environment of the server.
     pub fn agent_creds(&self, args: &[&str]) -> Output {
         run(self.agent_creds_command().args(args))
+    }
+
+    /// Runs `actl ARGS --runtime-dir DIR/run` in the environment of the server, without holding up the test's other tasks.
+    pub async fn actl(&self, args: &[&str]) -> Output {
+        let mut command = self.actl_command(args);
+        tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap()
+    }
+
+    /// The command of [`Server::actl`].
+    pub fn actl_command(&self, args: &[&str]) -> Command {
+        let mut command = self.world.command(env!("CARGO_BIN_EXE_actl"));
+        command.args(args).arg("--runtime-dir").arg(self.runtime_dir());
+        command
     }
 
     /// A command for `agent-creds` in the environment of the server.

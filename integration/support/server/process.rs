@@ -1,9 +1,10 @@
 //! Processes: running, signalling, and making sure none is left.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use rustix::process::{Pid, Signal};
 
@@ -51,6 +52,19 @@ pub fn envoy_bin() -> &'static Path {
         assert!(output.status.success(), "envoy/fetch.sh: {}", output.stderr);
         PathBuf::from(output.stdout.trim())
     })
+}
+
+/// The Envoy of this version, installed when there is none.
+pub fn envoy_of(version: &str) -> PathBuf {
+    static KNOWN: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap();
+    let install = || {
+        let mut fetch = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/envoy/fetch.sh"));
+        let output = run(fetch.env("ENVOY_VERSION", version));
+        assert!(output.status.success(), "envoy/fetch.sh: {}", output.stderr);
+        PathBuf::from(output.stdout.trim())
+    };
+    known.entry(version.to_owned()).or_insert_with(install).clone()
 }
 
 /// True when the process has ended, whether or not it has been waited for.

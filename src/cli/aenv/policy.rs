@@ -98,7 +98,7 @@ impl SandboxPolicy {
                 methods: raw.methods.map(|all| all.iter().map(|m| m.parse::<Method>()).collect()).transpose()?,
                 paths: raw.paths.map(|all| all.iter().map(|p| p.parse::<PathPattern>()).collect()).transpose()?,
             };
-            let upstream = Upstream { limits, address: None, ca: None, origin: nowhere() };
+            let upstream = Upstream { limits, address: None, private: false, ca: None, origin: nowhere() };
             upstreams.insert(raw.host.parse::<HostPattern>()?, upstream);
         }
         let id: SandboxId = raw.sandbox.parse()?;

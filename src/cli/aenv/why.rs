@@ -239,7 +239,9 @@ impl Case<'_> {
     fn limits(&self) -> Option<&Limits> {
         let upstreams = &self.here.policy.upstreams;
         let exact = upstreams.iter().find(|(pattern, _)| pattern.exact() == Some(self.host));
-        let found = exact.or_else(|| upstreams.iter().find(|(pattern, _)| pattern.matches(self.host)));
+        let below = || upstreams.iter().filter(|(pattern, _)| pattern.matches(self.host));
+        // The most specific wildcard.
+        let found = exact.or_else(|| below().max_by_key(|(pattern, _)| pattern.to_string().len()));
         found.map(|(_, upstream)| &upstream.limits)
     }
 

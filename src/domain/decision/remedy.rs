@@ -146,8 +146,8 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn wider_limits(&self) -> Remedy {
-        let Place { host, limits, .. } = self.place;
-        let section = format!("[upstream.{}]", toml_string(host.as_str()));
+        let Place { upstream, limits, .. } = self.place;
+        let section = format!("[upstream.{}]", toml_string(upstream));
         let method = super::upper_case(self.request.method);
         let mut lines = Vec::new();
         if !limits.allow_method(&method) {
@@ -191,7 +191,7 @@ impl Case<'_> {
 
     /// A token for this upstream and this sandbox.
     fn new_token(&self) -> Option<String> {
-        let Place { host, sandbox, .. } = self.place;
+        let Place { host, sandbox, .. } = &self.place;
         mint(&[("--hosts", &[host.as_str().to_owned()]), ("--sandbox", &[sandbox.as_str().to_owned()])])
     }
 
@@ -227,7 +227,7 @@ impl Case<'_> {
         let Presented::Token(text) = &self.request.token else { return None };
         // Its signature holds, or this would not have been asked; so its lists are no wider than what was granted once.
         let claims = Claims::of(&Token::parse(text, &self.rules.prefix).ok()?).ok()?;
-        let Place { host, sandbox, .. } = self.place;
+        let Place { host, sandbox, .. } = &self.place;
         let method = super::upper_case(self.request.method);
 
         let hosts = kept(&claims, |caveat| match caveat {

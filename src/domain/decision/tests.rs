@@ -13,7 +13,7 @@ fn key(byte: u8) -> SigningKey {
 
 fn rules(strict: bool) -> Rules {
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
-    let upstream = |limits| Upstream { limits, address: None, ca: None, origin: origin.clone() };
+    let upstream = |limits| Upstream { limits, address: None, private: false, ca: None, origin: origin.clone() };
     let limited =
         Limits { methods: Some(["GET".parse().unwrap()].into()), paths: Some(vec!["/v1/**".parse().unwrap()]) };
     let policy = Policy {
@@ -161,7 +161,11 @@ fn each_token_gets_the_answer_of_the_table() {
         ("GET free.example /", "acm_!".to_owned(), "401 malformed_token"),
         ("GET free.example /", format!("acm_{}", "A".repeat(9000)), "401 malformed_token"),
         ("GET nowhere.example /", good.clone(), "403 unknown_upstream"),
-        ("GET a.wild.example /", good, "403 unknown_upstream"),
+        ("GET a.wild.example /", good.clone(), "allow"),
+        ("GET a.b.wild.example /", token(&[hosts("*.wild.example")]), "allow"),
+        ("GET a.wild.example /", token(&[hosts("b.wild.example")]), "403 caveat_host"),
+        ("GET wild.example /", good.clone(), "403 unknown_upstream"),
+        ("GET A.wild.example:443 /", good, "403 unknown_upstream"),
     ] {
         assert_eq!(ask(&rules, "box", request, Presented::Token(token.as_str().into())), answer, "{request} {token}");
     }

@@ -22,7 +22,7 @@ use crate::config::{
 };
 use crate::control::v1::launch_event::Event as Step;
 use crate::control::v1::{self, DnsQuery, LaunchEvent, LaunchRequest};
-use crate::domain::names::{Instance, SandboxId};
+use crate::domain::names::{HostPattern, Instance, SandboxId};
 use crate::domain::policy::Serving;
 use crate::sandbox::dns::{Query, Responder, Zone};
 use crate::sandbox::docker::{Content, Docker, DockerError, InsideFile, NetworkInfo};
@@ -434,10 +434,14 @@ impl Sandboxes {
 
 /// The zone that answers for a project.
 pub(super) fn zone_of(gateway: Ipv4Addr, project: Option<&ProjectConfig>) -> Zone {
-    // What the policy does not serve does not resolve: a wildcard has no route yet.
-    let names =
-        project.into_iter().flat_map(|project| project.upstreams.keys().filter_map(|host| host.exact().cloned()));
-    Zone { address: gateway, names: names.collect(), patterns: Vec::new() }
+    let mut zone = Zone { address: gateway, names: BTreeSet::new(), patterns: Vec::new() };
+    for pattern in project.into_iter().flat_map(|project| project.upstreams.keys()) {
+        match pattern {
+            HostPattern::Exact(host) => drop(zone.names.insert(host.clone())),
+            HostPattern::Below(_) => zone.patterns.push(pattern.clone()),
+        }
+    }
+    zone
 }
 
 fn bind_dns(gateway: Ipv4Addr) -> Result<Responder, LaunchError> {

@@ -10,7 +10,9 @@ use envoy_types::pb::envoy::config::cluster::v3::{
     circuit_breakers::Thresholds,
     cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, LbPolicy},
 };
-use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, UpstreamHttpProtocolOptions,
+};
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
@@ -33,8 +35,11 @@ use envoy_types::pb::xds::core::v3::CidrRange;
 
 use super::listener::{secret_reference, tls_socket};
 use super::{Protocol, any, cluster_name, duration, socket_address, socket_address_of, stat_name, uint32};
-use crate::domain::names::{Host, SandboxId};
-use crate::domain::policy::Address;
+use crate::domain::names::{Host, HostPattern, SandboxId};
+use crate::domain::policy::{Address, Upstream};
+
+/// The most names below a wildcard that are resolved at a time.
+const MAX_WILDCARD_HOSTS: u32 = 1024;
 
 /// Networks that a name must not lead into: what only this machine or its neighbours can reach, and what embeds such an
 /// address. An `address` in the configuration is the way to mean one of them.
@@ -63,17 +68,21 @@ pub(super) const REFUSED_NETWORKS: [(&str, u32); 22] = [
     ("ff00::", 8),       // multicast
 ];
 
-/// A cluster for `host` that trusts the CAs in the secret `trusted_ca`, and accepts only a certificate for `host`.
+/// A cluster for `upstream` that trusts the CAs in the secret `trusted_ca`, and accepts only a certificate for the host.
 pub(super) fn cluster(
     sandbox: &SandboxId,
-    host: &Host,
-    address: Option<&Address>,
+    pattern: &HostPattern,
+    upstream: &Upstream,
     trusted_ca: &str,
     protocol: Protocol,
 ) -> Cluster {
-    let name = cluster_name(sandbox, host, protocol);
-    let (discovery, lb_policy, load_assignment) = match address {
-        None => (dynamic_forward_proxy(), LbPolicy::ClusterProvided, None),
+    let name = cluster_name(sandbox, &pattern.to_string(), protocol);
+    let (discovery, lb_policy, load_assignment) = match &upstream.address {
+        None => {
+            let resolution = Resolution::of(sandbox, pattern);
+            let resolution = if upstream.private { resolution.private() } else { resolution };
+            (dynamic_forward_proxy(&resolution), LbPolicy::ClusterProvided, None)
+        }
         Some(address) => {
             let kind = match address {
                 Address::Ip(_) => DiscoveryType::Static,
@@ -92,47 +101,77 @@ pub(super) fn cluster(
         load_assignment,
         dns_lookup_family: DnsLookupFamily::V4Preferred as i32,
         circuit_breakers: Some(no_breakers()),
-        transport_socket: Some(tls_socket(any(&verified_tls(host, trusted_ca, protocol)))),
+        transport_socket: Some(tls_socket(any(&verified_tls(pattern.exact(), trusted_ca, protocol)))),
         typed_extension_protocol_options: HashMap::from([(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
-            any(&protocols(protocol)),
+            any(&protocols(pattern.exact(), protocol)),
         )]),
         cluster_discovery_type: Some(discovery),
         ..Default::default()
     }
 }
 
+/// A cache of resolved names, and where they may lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resolution {
+    cache: String,
+    max_hosts: u32,
+    is_private: bool,
+}
+
+impl Resolution {
+    /// For hosts that are named exactly.
+    pub(super) fn common() -> Self {
+        Self { cache: "upstreams".to_owned(), max_hosts: 16 * 1024, is_private: false }
+    }
+
+    /// For an upstream. A wildcard has its own, so that the names which one sandbox thinks of fill no other's.
+    pub(super) fn of(sandbox: &SandboxId, pattern: &HostPattern) -> Self {
+        match pattern {
+            HostPattern::Exact(_) => Self::common(),
+            HostPattern::Below(_) => {
+                Self { cache: format!("{sandbox}/{pattern}"), max_hosts: MAX_WILDCARD_HOSTS, is_private: false }
+            }
+        }
+    }
+
+    /// The same for upstreams that may be private.
+    pub(super) fn private(&self) -> Self {
+        Self { cache: format!("{}/private", self.cache), is_private: true, ..*self }
+    }
+}
+
 /// The name is resolved when it is first asked for, and what it resolves to is filtered.
-fn dynamic_forward_proxy() -> ClusterDiscoveryType {
+fn dynamic_forward_proxy(resolution: &Resolution) -> ClusterDiscoveryType {
     ClusterDiscoveryType::ClusterType(CustomClusterType {
         name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
         typed_config: Some(any(&ClusterConfig {
-            // SNI and name check are set on the TLS context, from the configuration; "insecure" is Envoy's word for not
-            // taking them from the request.
+            // For one host, SNI and name check are set on the TLS context, from the configuration; "insecure" is Envoy's word
+            // for not taking them from the request.
             allow_insecure_cluster_options: true,
-            cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache())),
+            cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(
+                resolution,
+            ))),
             ..Default::default()
         })),
     })
 }
 
-/// One cache of resolved names, shared by filters and clusters: they must all say the same of it.
-pub(super) fn dns_cache() -> DnsCacheConfig {
+/// A cache that filters and clusters share: they must all say the same of it.
+pub(super) fn dns_cache(resolution: &Resolution) -> DnsCacheConfig {
+    let refused = AddressMatcher {
+        ranges: REFUSED_NETWORKS
+            .iter()
+            .map(|&(prefix, length)| CidrRange { address_prefix: prefix.to_owned(), prefix_len: Some(uint32(length)) })
+            .collect(),
+        invert_match: false,
+    };
     DnsCacheConfig {
-        name: "upstreams".to_owned(),
+        name: resolution.cache.clone(),
         dns_lookup_family: DnsLookupFamily::V4Preferred as i32,
-        max_hosts: Some(uint32(16 * 1024)),
+        max_hosts: Some(uint32(resolution.max_hosts)),
         dns_query_timeout: Some(duration(5)),
-        resolved_address_filter: Some(AddressMatcher {
-            ranges: REFUSED_NETWORKS
-                .iter()
-                .map(|&(prefix, length)| CidrRange {
-                    address_prefix: prefix.to_owned(),
-                    prefix_len: Some(uint32(length)),
-                })
-                .collect(),
-            invert_match: false,
-        }),
+        resolved_address_filter: (!resolution.is_private).then_some(refused),
         ..Default::default()
     }
 }
@@ -158,10 +197,11 @@ fn endpoint(cluster: &str, address: &Address) -> ClusterLoadAssignment {
     }
 }
 
-/// `trusted_ca` alone does not check the name, and no validation context accepts anything: always both.
-fn verified_tls(host: &Host, trusted_ca: &str, protocol: Protocol) -> UpstreamTlsContext {
+/// `trusted_ca` alone does not check the name, and no validation context accepts anything: always both. Without a `host` the
+/// name is the request's, which the routes have set ([`protocols`]).
+fn verified_tls(host: Option<&Host>, trusted_ca: &str, protocol: Protocol) -> UpstreamTlsContext {
     UpstreamTlsContext {
-        sni: host.to_string(),
+        sni: host.map(Host::to_string).unwrap_or_default(),
         auto_sni_san_validation: true,
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(TlsParameters {
@@ -183,8 +223,13 @@ fn verified_tls(host: &Host, trusted_ca: &str, protocol: Protocol) -> UpstreamTl
     }
 }
 
-fn protocols(protocol: Protocol) -> UpstreamProtocols {
+fn protocols(host: Option<&Host>, protocol: Protocol) -> UpstreamProtocols {
     UpstreamProtocols {
+        upstream_http_protocol_options: host.is_none().then(|| UpstreamHttpProtocolOptions {
+            auto_sni: true,
+            auto_san_validation: true,
+            ..Default::default()
+        }),
         common_http_protocol_options: Some(HttpProtocolOptions {
             // Below what common servers and load balancers allow, so that they are not the first to close.
             idle_timeout: Some(duration(50)),

@@ -2,19 +2,28 @@
 //!
 //! ```text
 //! Policy (one agent-creds.toml)
-//!   ├─ listener   gateway/NAME             one filter chain per host, by SNI     → listener.rs
-//!   └─ Upstream
-//!        ├─ route     NAME/HOST            host → cluster, others → 421          → route.rs
-//!        ├─ clusters  NAME/HOST[/http1]    verified TLS, always                  → cluster.rs
+//!   ├─ listener   gateway/NAME             filter chains, chosen by SNI          → layout.rs, matching.rs, listener.rs, manager.rs
+//!   ├─ route      NAME/*                   of the hosts that share a chain: the server name → its cluster
+//!   └─ Upstream   HOST or *.PARENT
+//!        ├─ route     NAME/UPSTREAM        host → cluster, others → 421          → route.rs
+//!        ├─ clusters  NAME/UPSTREAM[/http1] verified TLS, always                 → cluster.rs
 //!        ├─ secret    leaf/HOST            minted on first subscription          → secret.rs
+//!        │            HOST                 the same, asked for by server name    → on_demand.rs
 //!        └─ secret    ca/ID                the CAs its certificate is checked against
 //! ```
+//!
+//! [`FleetBuilder`] keeps what it has built, so that an edit of one upstream costs what one upstream costs.
 //!
 //! Versions are hashes of the inputs of each resource (design §3.10), so they are the same after a restart and on a
 //! replica. `REVISION` takes part in every one: it is raised when this code builds something else from the same input.
 
+mod builder;
 mod cluster;
+mod layout;
 mod listener;
+mod manager;
+mod matching;
+mod on_demand;
 mod reflection;
 mod route;
 mod secret;
@@ -22,23 +31,21 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
-use prost::Message;
 use serde::Serialize;
 
-use super::snapshot::{Fleet, Resource, ResourceType, Snapshot, SnapshotError, Version};
+use super::snapshot::Version;
+use crate::domain::decision::ANY_EXACT_HOST;
 use crate::domain::names::{Host, SandboxId};
-use crate::domain::policy::{Policy, Upstream};
 
+pub use builder::FleetBuilder;
 pub use secret::{Leaf, Leaves, TrustedCa};
 
 /// Raised whenever the same input gives other resources than before.
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
 
 /// The cluster of the bootstrap through which Envoy reaches the vault.
 pub const VAULT_CLUSTER: &str = "agent_creds_vault";
@@ -47,6 +54,20 @@ pub const XDS_CLUSTER: &str = "agent_creds_xds";
 
 /// The longest body that the vault is sent to sign a request. Routes refuse longer ones with 413, and none else is held back.
 pub const MAX_SIGNED_BODY: u32 = 8 * 1024 * 1024;
+
+/// The chain of the hosts that share one, and what they are called together.
+const SHARED_CHAIN: &str = ANY_EXACT_HOST;
+/// The chain of what is no TLS. No host has a name like this.
+const PLAIN_HTTP_CHAIN: &str = "plain HTTP";
+
+/// Envoy's word for the name that the client asked for in its handshake.
+const SERVER_NAME: &str = "%REQUESTED_SERVER_NAME%";
+/// Where routes find that name, on chains of many hosts. These headers are set by Envoy, and do not travel on.
+const SERVER_NAME_HEADER: &str = "x-agent-creds-server-name";
+/// Where they find the cluster for it.
+const CLUSTER_HEADER: &str = "x-agent-creds-cluster";
+/// And the one for WebSockets.
+const HTTP1_CLUSTER_HEADER: &str = "x-agent-creds-http1-cluster";
 
 /// How a cluster speaks to its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,116 +78,6 @@ pub(crate) enum Protocol {
     Http1,
 }
 
-/// Builds everything that every Envoy of ours needs: what the local one gets, and what each gateway's own Envoys get.
-///
-/// `signs` tells whether the vault may have to sign the requests to a host, for which it has to see the bodies of some.
-///
-/// Nothing is encoded here, and no certificate minted: that happens once, when an Envoy first asks. What `previous` already
-/// holds in the same version is taken over, so an edit of one upstream costs what one upstream costs.
-///
-/// # Errors
-/// When two policies have one name, or a resource refers to one that is not there (a defect of ours).
-pub fn fleet(
-    policies: &[Arc<Policy>],
-    leaves: &Arc<dyn Leaves>,
-    system_ca: &TrustedCa,
-    signs: &dyn Fn(&Host) -> bool,
-    generation: u64,
-    previous: Option<&Fleet>,
-) -> Result<Fleet, SnapshotError> {
-    let mut all = Vec::new();
-    let mut own_keys = Vec::with_capacity(policies.len());
-    let mut secrets = HashSet::new();
-    for policy in policies {
-        let mut keys = Vec::new();
-        for resource in resources(policy, leaves, system_ca, signs) {
-            keys.push((resource.ty(), Arc::clone(resource.name())));
-            // Certificates are the same for every gateway: one resource, minted once.
-            if resource.ty() != ResourceType::Secret || secrets.insert(Arc::clone(resource.name())) {
-                all.push(resource);
-            }
-        }
-        own_keys.push((policy.id.to_string(), keys));
-    }
-    let everything = Arc::new(Snapshot::build(all, previous.map(|fleet| &*fleet.everything))?);
-    let mut by_cluster = BTreeMap::new();
-    for (id, mut keys) in own_keys {
-        keys.sort_unstable();
-        keys.dedup();
-        // Clones share what is encoded, and what is minted.
-        let own = keys.iter().filter_map(|(ty, name)| everything.get(*ty, name)).map(|resource| (*resource).clone());
-        let before = previous.and_then(|fleet| fleet.by_cluster.get(&id)).map(|snapshot| &**snapshot);
-        by_cluster.insert(id, Arc::new(Snapshot::build(own, before)?));
-    }
-    Ok(Fleet { everything, by_cluster, generation })
-}
-
-/// The resources of one policy.
-fn resources(
-    policy: &Arc<Policy>,
-    leaves: &Arc<dyn Leaves>,
-    system_ca: &TrustedCa,
-    signs: &dyn Fn(&Host) -> bool,
-) -> Vec<Resource> {
-    let mut resources = Vec::with_capacity(policy.upstreams.len() * 5 + 1);
-    let hosts: Vec<&Host> = exact_upstreams(policy).map(|(host, _)| host).collect();
-    let inputs = (&policy.id, policy.listen, &hosts);
-    let mut listener =
-        Resource::lazy(ResourceType::Listener, listener_name(&policy.id), version("listener", &inputs), {
-            let policy = Arc::clone(policy);
-            move || Ok(listener::listener(&policy).encode_to_vec())
-        })
-        .from_line(policy.origin.clone());
-    for (host, upstream) in exact_upstreams(policy) {
-        listener = listener
-            .referring_to(ResourceType::Route, route_name(&policy.id, host))
-            .referring_to(ResourceType::Secret, leaf_name(host));
-        resources.extend(upstream_resources(&policy.id, host, upstream, leaves, system_ca, signs(host)));
-    }
-    resources.push(listener);
-    resources
-}
-
-fn upstream_resources(
-    sandbox: &SandboxId,
-    host: &Host,
-    upstream: &Upstream,
-    leaves: &Arc<dyn Leaves>,
-    system_ca: &TrustedCa,
-    signed: bool,
-) -> [Resource; 5] {
-    let trusted = upstream.ca.as_ref().map_or_else(|| system_ca.clone(), |pem| TrustedCa::new(Arc::clone(pem)));
-    let cluster = |protocol: Protocol| {
-        let inputs = (sandbox, host, &upstream.address, trusted.name(), protocol);
-        Resource::lazy(ResourceType::Cluster, cluster_name(sandbox, host, protocol), version("cluster", &inputs), {
-            let (sandbox, host, address) = (sandbox.clone(), host.clone(), upstream.address.clone());
-            let trusted = trusted.name();
-            move || Ok(cluster::cluster(&sandbox, &host, address.as_ref(), &trusted, protocol).encode_to_vec())
-        })
-        .from_line(upstream.origin.clone())
-        .referring_to(ResourceType::Secret, trusted.name())
-    };
-    let route =
-        Resource::lazy(ResourceType::Route, route_name(sandbox, host), version("route", &(sandbox, host, signed)), {
-            let (sandbox, host) = (sandbox.clone(), host.clone());
-            move || Ok(route::routes(&sandbox, &host, signed).encode_to_vec())
-        })
-        .from_line(upstream.origin.clone())
-        .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Negotiated))
-        .referring_to(ResourceType::Cluster, cluster_name(sandbox, host, Protocol::Http1));
-    [
-        cluster(Protocol::Negotiated),
-        cluster(Protocol::Http1),
-        route,
-        secret::leaf(host, leaves).from_line(upstream.origin.clone()),
-        secret::trusted_ca(&trusted),
-    ]
-}
-
-fn exact_upstreams(policy: &Policy) -> impl Iterator<Item = (&Host, &Upstream)> {
-    policy.upstreams.iter().filter_map(|(pattern, upstream)| Some((pattern.exact()?, upstream)))
-}
-
 fn version(kind: &str, inputs: &impl Serialize) -> Version {
     Version::of(&(REVISION, kind, inputs))
 }
@@ -175,14 +86,14 @@ fn listener_name(sandbox: &SandboxId) -> String {
     format!("gateway/{sandbox}")
 }
 
-fn route_name(sandbox: &SandboxId, host: &Host) -> String {
-    format!("{sandbox}/{host}")
+fn route_name(sandbox: &SandboxId, upstream: &str) -> String {
+    format!("{sandbox}/{upstream}")
 }
 
-fn cluster_name(sandbox: &SandboxId, host: &Host, protocol: Protocol) -> String {
+fn cluster_name(sandbox: &SandboxId, upstream: &str, protocol: Protocol) -> String {
     match protocol {
-        Protocol::Negotiated => format!("{sandbox}/{host}"),
-        Protocol::Http1 => format!("{sandbox}/{host}/http1"),
+        Protocol::Negotiated => format!("{sandbox}/{upstream}"),
+        Protocol::Http1 => format!("{sandbox}/{upstream}/http1"),
     }
 }
 

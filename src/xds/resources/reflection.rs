@@ -49,7 +49,7 @@ use envoy_types::pb::xds::r#type::matcher::v3::{
     string_matcher::MatchPattern as XdsPattern,
 };
 
-use super::listener::{VAULT_TIMEOUT_SECONDS, http_filter, vault};
+use super::manager::{VAULT_TIMEOUT_SECONDS, http_filter, vault};
 use super::{any, boolean, duration, uint32};
 use crate::domain::holding::HOLDING_METADATA;
 use crate::domain::needles::{BODY_METADATA, NEEDLES_METADATA};

@@ -10,7 +10,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{leaf_name, version};
+use super::version;
 use crate::domain::names::Host;
 use crate::xds::snapshot::{Resource, ResourceType};
 
@@ -24,10 +24,16 @@ pub struct Leaf {
 
 /// Where leaf certificates come from.
 pub trait Leaves: Send + Sync {
-    /// What tells the leaf now due for `host` from the ones before it; the same on every replica, and after a restart.
-    fn edition(&self, host: &Host) -> String;
+    /// What tells the CA that signs them from others.
+    fn authority(&self) -> String;
 
-    /// Mints it; called once per edition, when an Envoy first asks.
+    /// The time, in steps in which leaves may become due; the same on every replica, and after a restart.
+    fn epoch(&self) -> u64;
+
+    /// What tells the leaf for `host` that is due at `epoch` from the ones before it.
+    fn slot(&self, host: &Host, epoch: u64) -> u64;
+
+    /// Mints it; called once per slot and authority, when an Envoy first asks.
     ///
     /// # Errors
     /// With a message for the log when it cannot be minted; Envoy is then told that there is none.
@@ -59,12 +65,15 @@ impl TrustedCa {
     }
 }
 
-pub(super) fn leaf(host: &Host, leaves: &Arc<dyn Leaves>) -> Resource {
+/// The leaf for `host` that is due at `epoch`, in a secret of this name.
+pub(super) fn leaf(name: &str, host: &Host, leaves: &Arc<dyn Leaves>, epoch: u64) -> Resource {
     let (produce_for, leaves_for) = (host.clone(), Arc::clone(leaves));
-    Resource::lazy(ResourceType::Secret, leaf_name(host), version("leaf", &(host, leaves.edition(host))), move || {
+    let secret_name = name.to_owned();
+    let version = version("leaf", &(host, leaves.authority(), leaves.slot(host, epoch)));
+    Resource::lazy(ResourceType::Secret, name, version, move || {
         let leaf = leaves_for.mint(&produce_for)?;
         let secret = Secret {
-            name: leaf_name(&produce_for),
+            name: secret_name.clone(),
             r#type: Some(secret::Type::TlsCertificate(TlsCertificate {
                 certificate_chain: Some(inline(leaf.chain)),
                 private_key: Some(inline(leaf.key.to_string())),

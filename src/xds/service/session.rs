@@ -13,13 +13,18 @@ use tokio::time::Sleep;
 use tonic::{Status, Streaming};
 
 use super::Shared;
-use super::connections::{Connection, Rejection, escaped};
+use super::connections::{Connection, escaped};
+use super::identity;
+use super::rejection::{LogLimit, Rejection};
+use crate::domain::node::NodeIdentity;
 use crate::xds::encode;
-use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, Resource, ResourceType, Snapshot};
+use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, ResourceType, Snapshot, Version};
 use crate::xds::stream::{AdsStream, Event, Output, Protocol, ProtocolError, Response, Scope};
 
-/// The longest message of a NACK that is kept, in bytes.
-const MAX_MESSAGE: usize = 512;
+/// The longest type URL that is logged, in bytes.
+const MAX_TYPE_URL: usize = 128;
+/// Rejections of one client that are logged at once, and how long it takes until another one may be.
+const LOGGED: (u32, std::time::Duration) = (4, std::time::Duration::from_secs(10));
 
 /// A request of one of the two variants.
 pub(super) trait Request: prost::Message + Default + 'static {
@@ -69,6 +74,8 @@ impl From<ProtocolError> for Status {
 pub(super) struct Session<R> {
     shared: Arc<Shared>,
     scope: Scope,
+    /// Who the connection is authenticated as; `None` on the socket that only this user reaches.
+    identity: Option<NodeIdentity>,
     requests: Streaming<R>,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The sender of the fleet is still there.
@@ -83,17 +90,25 @@ pub(super) struct Session<R> {
 struct Peer {
     node_cluster: String,
     snapshot: Arc<Snapshot>,
-    /// The generation of the fleet that `snapshot` is of.
-    generation: u64,
-    machine: AdsStream,
+    /// When the edit was published that the client is being told; `None` when it has all of it.
+    published: Option<Instant>,
+    /// The machine is in there, for others to look at.
     connection: Connection,
     gauge: prometheus::IntGauge,
-    /// When responses were sent that have not been answered.
-    sent_at: Vec<(u64, Instant)>,
+    /// The responses that have not been answered.
+    unanswered: Vec<Unanswered>,
+    log_limit: LogLimit,
     /// It is known that the client resumed a session, and the check is set or done.
     is_resume_noticed: bool,
     /// When to check whether a client that resumed a session asked for everything again.
     resume_check: Option<Pin<Box<Sleep>>>,
+}
+
+/// A response that was sent.
+struct Unanswered {
+    nonce: u64,
+    version: Version,
+    sent_at: Instant,
 }
 
 impl Drop for Peer {
@@ -110,10 +125,15 @@ enum Wakeup<R> {
 }
 
 impl<R: Request> Session<R> {
-    pub(super) fn new(shared: Arc<Shared>, scope: Scope, requests: Streaming<R>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        scope: Scope,
+        identity: Option<NodeIdentity>,
+        requests: Streaming<R>,
+    ) -> Self {
         let fleet = shared.fleet.clone();
         let queue = VecDeque::new();
-        Self { shared, scope, requests, fleet, fleet_is_live: true, peer: None, queue, is_over: false }
+        Self { shared, scope, identity, requests, fleet, fleet_is_live: true, peer: None, queue, is_over: false }
     }
 
     /// The responses of this stream, until the client ends it or breaks the protocol.
@@ -172,15 +192,21 @@ impl<R: Request> Session<R> {
                 let node = request.node().ok_or_else(|| {
                     Status::invalid_argument("the first request of a stream must have a node: who is asking?")
                 })?;
+                identity::check(self.identity.as_ref(), node)?;
                 let fleet = self.fleet.borrow_and_update().clone();
                 self.peer.insert(Peer::new::<R>(&self.shared, self.scope, node, &fleet))
             }
         };
-        let output = request.give_to(&mut peer.machine)?;
-        if peer.machine.is_resumed() && !std::mem::replace(&mut peer.is_resume_noticed, true) {
+        let begun = Instant::now();
+        let (output, is_resumed) = peer.connection.update(|entry| {
+            let output = request.give_to(&mut entry.machine)?;
+            entry.note_held();
+            Ok::<_, ProtocolError>((output, entry.machine.is_resumed()))
+        })?;
+        if is_resumed && !std::mem::replace(&mut peer.is_resume_noticed, true) {
             peer.resume_check = Some(Box::pin(tokio::time::sleep(self.shared.resume_grace)));
         }
-        self.take(output);
+        self.take(output, begun);
         Ok(())
     }
 
@@ -188,18 +214,31 @@ impl<R: Request> Session<R> {
         let Some(peer) = &mut self.peer else { return };
         let fleet = self.fleet.borrow_and_update().clone();
         let snapshot = fleet.of(&peer.node_cluster);
-        peer.generation = fleet.generation;
         let is_same = Arc::ptr_eq(&snapshot, &peer.snapshot);
-        let output = if is_same { Output::default() } else { peer.machine.on_snapshot(snapshot.clone()) };
+        if !is_same {
+            peer.published = Some(fleet.published);
+        }
+        let begun = Instant::now();
+        // In one step, so that nobody sees the new generation with what is left of the old one.
+        let output = peer.connection.update(|entry| {
+            let output = if is_same { Output::default() } else { entry.machine.on_snapshot(snapshot.clone()) };
+            entry.at_generation(fleet.generation);
+            output
+        });
         peer.snapshot = snapshot;
-        self.take(output);
+        self.take(output, begun);
     }
 
     fn check_resumed(&mut self) -> Result<(), Status> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
         peer.resume_check = None;
-        let Some(ty) = peer.machine.forgotten() else { return Ok(()) };
-        let node = peer.connection.update(|status| status.node_id.clone());
+        let Some(ty) = peer.connection.update(|entry| entry.machine.forgotten()) else {
+            let begun = Instant::now();
+            let output = peer.connection.update(|entry| entry.machine.end_resumption());
+            self.take(output, begun);
+            return Ok(());
+        };
+        let node = peer.node_id();
         tracing::warn!(
             node,
             r#type = ty.label(),
@@ -209,19 +248,21 @@ impl<R: Request> Session<R> {
     }
 
     /// Counts and logs what happened, and queues what is to be sent.
-    fn take(&mut self, output: Output) {
+    fn take(&mut self, output: Output, begun: Instant) {
         let Some(peer) = &mut self.peer else { return };
+        if !output.responses.is_empty() {
+            self.shared.metrics.encode().observe(begun.elapsed().as_secs_f64());
+        }
         for event in output.events {
             peer.note(event, &self.shared);
         }
-        peer.note_progress();
         self.queue.extend(output.responses);
     }
 
     fn note_sent(&mut self, response: &Response) {
         let Some(peer) = &mut self.peer else { return };
-        peer.sent_at.push((response.nonce, Instant::now()));
-        peer.connection.update(|status| status.types[response.ty.index()].sent += 1);
+        peer.unanswered.push(Unanswered { nonce: response.nonce, version: response.version, sent_at: Instant::now() });
+        peer.connection.update(|entry| entry.note_sent(response.ty));
         let metrics = self.shared.metrics.of_type(response.ty);
         metrics.pushes.inc();
         metrics.sent_bytes.inc_by(encode::encoded_len(response, &self.shared.identifier) as u64);
@@ -239,23 +280,30 @@ async fn until(timer: Option<&mut Pin<Box<Sleep>>>) {
 impl Peer {
     fn new<R: Request>(shared: &Shared, scope: Scope, node: &Node, fleet: &Fleet) -> Self {
         let snapshot = fleet.of(&node.cluster);
-        let connection = shared.connections.enter(node, R::PROTOCOL, scope);
-        connection.update(|status| {
-            tracing::debug!(node = status.node_id, cluster = status.node_cluster, scope = scope.label(), "connected");
+        let machine = AdsStream::new(R::PROTOCOL, scope, snapshot.clone());
+        let connection = shared.connections.enter(node, &node.cluster, scope, machine);
+        connection.update(|entry| {
+            entry.at_generation(fleet.generation);
+            let (node, cluster) = (&entry.status.node_id, &entry.status.node_cluster);
+            tracing::debug!(node, cluster, scope = scope.label(), "connected");
         });
         let gauge = shared.metrics.streams(R::PROTOCOL, scope);
         gauge.inc();
         Self {
             node_cluster: node.cluster.clone(),
-            machine: AdsStream::new(R::PROTOCOL, scope, snapshot.clone()),
             snapshot,
-            generation: fleet.generation,
+            published: None,
             connection,
             gauge,
-            sent_at: Vec::new(),
+            unanswered: Vec::new(),
+            log_limit: LogLimit::new(LOGGED.0, LOGGED.1),
             is_resume_noticed: false,
             resume_check: None,
         }
+    }
+
+    fn node_id(&self) -> String {
+        self.connection.update(|entry| entry.status.node_id.clone())
     }
 
     fn note(&mut self, event: Event, shared: &Shared) {
@@ -263,19 +311,33 @@ impl Peer {
             Event::Ack { ty, nonce } => {
                 let metrics = shared.metrics.of_type(ty);
                 metrics.acks.inc();
-                if let Some(sent_at) = self.answered(nonce) {
-                    metrics.push_to_ack.observe(sent_at.elapsed().as_secs_f64());
+                let answered = self.answered(nonce);
+                if let Some(answered) = &answered {
+                    metrics.push_to_ack.observe(answered.sent_at.elapsed().as_secs_f64());
                 }
-                self.connection.update(|status| status.types[ty.index()].acked += 1);
+                let has_all = self.connection.update(|entry| {
+                    let status = &mut entry.status.types[ty.index()];
+                    status.acked += 1;
+                    status.version = answered.as_ref().map(|answered| answered.version).or(status.version);
+                    entry.is_converged()
+                });
+                if let (Some(published), Some(answered)) = (self.published, answered)
+                    && answered.sent_at >= published
+                {
+                    metrics.edit_to_ack.observe(published.elapsed().as_secs_f64());
+                }
+                if has_all {
+                    self.published = None;
+                }
             }
             Event::Nack { ty, nonce, message, resources } => {
                 shared.metrics.of_type(ty).nacks.inc();
                 self.answered(nonce);
-                self.note_rejection(ty, &message, &resources);
+                self.note_rejection(ty, &Rejection::new(&message, &resources), shared);
             }
             Event::Ignored { type_url } => {
-                let node = self.connection.update(|status| status.node_id.clone());
-                tracing::debug!(node, type_url = escaped(&type_url, MAX_MESSAGE), "ignored a type that is not served");
+                let type_url = escaped(&type_url, MAX_TYPE_URL);
+                tracing::debug!(node = self.node_id(), type_url, "ignored a type that is not served");
             }
             Event::Unavailable { ty, name, reason } => {
                 tracing::error!(r#type = ty.label(), name = &*name, reason = &*reason, "could not be produced");
@@ -283,51 +345,27 @@ impl Peer {
         }
     }
 
-    fn note_rejection(&mut self, ty: ResourceType, message: &str, resources: &[Arc<Resource>]) {
-        let rejection =
-            Rejection { message: escaped(message, MAX_MESSAGE).into(), origins: origins(message, resources) };
-        let (node, is_news) = self.connection.update(|status| {
-            let node = status.node_id.clone();
-            let status = &mut status.types[ty.index()];
+    fn note_rejection(&mut self, ty: ResourceType, rejection: &Rejection, shared: &Shared) {
+        let (node, is_news) = self.connection.update(|entry| {
+            let status = &mut entry.status.types[ty.index()];
             status.nacked += 1;
-            (node, status.rejection.replace(rejection.clone()).as_ref() != Some(&rejection))
+            let is_news = status.rejection.as_ref() != Some(rejection);
+            status.rejection = Some(rejection.clone());
+            (entry.status.node_id.clone(), is_news)
         });
-        // A client that rejects the same over and over does not get to fill the log.
-        if is_news {
-            let lines: Vec<_> = rejection.origins.iter().map(ToString::to_string).collect();
-            let (message, origin) = (&*rejection.message, lines.join(", "));
-            tracing::warn!(node, r#type = ty.label(), origin, "Envoy rejected the configuration: {message}");
+        // A client that rejects the same over and over does not get to fill the log, nor do many of them.
+        if !is_news {
+            return;
+        }
+        let left_out = self.log_limit.take(Instant::now());
+        if let Some((own, all)) = left_out.and_then(|own| Some((own, shared.connections.may_log()?))) {
+            rejection.log(&node, ty, own + all);
         }
     }
 
-    /// When the response was sent.
-    fn answered(&mut self, nonce: u64) -> Option<Instant> {
-        let index = self.sent_at.iter().position(|(sent, _)| *sent == nonce)?;
-        Some(self.sent_at.swap_remove(index).1)
+    /// The response that was answered.
+    fn answered(&mut self, nonce: u64) -> Option<Unanswered> {
+        let index = self.unanswered.iter().position(|unanswered| unanswered.nonce == nonce)?;
+        Some(self.unanswered.swap_remove(index))
     }
-
-    fn note_progress(&mut self) {
-        let (machine, generation) = (&self.machine, self.generation);
-        self.connection.update(|status| {
-            for (ty, status) in ResourceType::ALL.into_iter().zip(&mut status.types) {
-                status.subscribed = machine.is_asked(ty);
-                status.converged = machine.is_converged(ty);
-                if !machine.is_rejecting(ty) {
-                    status.rejection = None;
-                }
-            }
-            status.generation = generation;
-            status.converged = status.types.iter().all(|ty| ty.converged);
-        });
-    }
-}
-
-/// The lines of the resources that the message names; of all of them when it names none and there is only one.
-fn origins(message: &str, resources: &[Arc<Resource>]) -> Vec<crate::domain::policy::Origin> {
-    let named = resources.iter().filter(|resource| resources.len() == 1 || message.contains(&**resource.name()));
-    let mut origins: Vec<_> = named.filter_map(|resource| resource.origin().cloned()).collect();
-    origins.sort();
-    origins.dedup();
-    origins.truncate(16);
-    origins
 }

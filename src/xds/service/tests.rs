@@ -1,6 +1,7 @@
 //! The conformance cases that need a socket, by a client of our own over a unix socket.
 
 mod behaviour;
+mod simulation;
 mod smoke;
 
 use std::marker::PhantomData;

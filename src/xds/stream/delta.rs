@@ -6,9 +6,9 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::push::fitting;
-use super::state::{TypeState, Work};
-use super::{AdsStream, MAX_NAMES, Output, ProtocolError, usable};
-use crate::xds::snapshot::ResourceType;
+use super::state::{Doubt, Holds, TypeState, Work};
+use super::{AdsStream, MAX_NAMES, MAX_ON_DEMAND, Output, ProtocolError, Scope, usable};
+use crate::xds::snapshot::{Resource, ResourceType};
 
 impl AdsStream {
     /// Takes a request of the incremental variant: ACK or NACK, and changes of the subscription, in any combination.
@@ -16,9 +16,7 @@ impl AdsStream {
         let mut output = Output::default();
         let Some(ty) = self.requested_type(&request.type_url, &mut output)? else { return Ok(output) };
         let state = self.state_mut(ty);
-        let answered = state.in_flight.iter().position(|entry| entry.nonce.to_string() == request.response_nonce);
-        if let Some(index) = answered {
-            let entry = state.in_flight.remove(index);
+        if let Some(entry) = state.take_answered(&request.response_nonce) {
             self.resolve(ty, entry, request.error_detail, &mut output);
         }
         // Whatever the nonce, what the request says about the subscription counts: it is said only once.
@@ -30,25 +28,25 @@ impl AdsStream {
     }
 
     fn unsubscribe(&mut self, ty: ResourceType, names: &[String], output: &mut Output) -> Result<(), ProtocolError> {
+        if names.is_empty() {
+            return Ok(());
+        }
         let set = self.target.of_type(ty);
         let state = &mut self.types[ty.index()];
         if names.iter().any(|name| name == "*") {
             state.wildcard = false;
-            let explicit = &state.names;
-            state.behind.retain(|name, _| explicit.contains(name));
         }
         let mut still_wanted = BTreeSet::new();
         for name in names.iter().filter(|name| *name != "*") {
             TypeState::check_name(name)?;
-            let was_named = state.names.take(name.as_str());
-            if !state.wildcard {
-                state.behind.remove(name.as_str());
-            } else if was_named.is_some() || set.get(name).is_some() {
+            let was_named = state.unsubscribe(name);
+            if state.wildcard && (was_named.is_some() || set.get(name).is_some()) {
                 // The client may have dropped it, but the wildcard still covers it.
                 still_wanted.insert(was_named.unwrap_or_else(|| name.as_str().into()));
             }
         }
-        self.answer_delta(ty, still_wanted, false, output);
+        state.forget_unsubscribed();
+        self.answer_delta(ty, still_wanted, Vec::new(), false, output);
         Ok(())
     }
 
@@ -80,34 +78,92 @@ impl AdsStream {
             // What is still on its way from before the client let go of the wildcard, it will take: if it is gone by now, the
             // client has to be told.
             let on_its_way = state.in_flight.iter().flat_map(|entry| &entry.sent);
-            wanted.extend(on_its_way.filter(|(_, sent)| sent.is_some()).map(|(name, _)| name.clone()));
+            wanted.extend(on_its_way.filter(|sent| sent.resource.is_some()).map(|sent| sent.name.clone()));
         }
+        let mut resumed = Vec::new();
         if is_first && !initial.is_empty() {
-            // What the client brings along unchanged it need not be sent; what is gone it has to be told.
             self.resumed = true;
-            for (name, version) in initial.iter().filter(|(name, _)| state.subscribes(name)) {
-                TypeState::check_name(name)?;
-                if set.get(name).is_some_and(|r| r.version().as_str() == version && !r.has_failed()) {
+            resumed = self.resume(ty, initial, &mut wanted)?;
+        }
+        // What the client holds already counts like what it is sent.
+        let set = self.target.of_type(ty);
+        let state = &mut self.types[ty.index()];
+        let given_up: Vec<_> = resumed.iter().filter_map(|held| state.make_room(held, set)).collect();
+        self.answer_delta(ty, wanted, given_up, is_new_wildcard, output);
+        Ok(())
+    }
+
+    /// What the client brings along unchanged it need not be sent: those are returned. What is gone it has to be told.
+    fn resume(
+        &mut self,
+        ty: ResourceType,
+        initial: &HashMap<String, String>,
+        wanted: &mut BTreeSet<Arc<str>>,
+    ) -> Result<Vec<Arc<Resource>>, ProtocolError> {
+        let set = self.target.of_type(ty);
+        let warming = if ty == ResourceType::Endpoint { self.endpoints_on_their_way() } else { BTreeSet::new() };
+        let (is_aggregated, last_nonce) = (self.scope == Scope::Aggregated, self.last_nonce);
+        let state = &mut self.types[ty.index()];
+        let mut held = Vec::new();
+        for (name, version) in initial {
+            if name == "*" || !state.subscribes(name) {
+                continue;
+            }
+            TypeState::check_name(name)?;
+            match set.get(name).filter(|resource| !resource.has_failed()) {
+                Some(resource) if resource.version().as_str() == version && !warming.contains(name.as_str()) => {
                     wanted.remove(name.as_str());
-                } else {
+                    held.push(resource);
+                }
+                // The client's routes may still point to it: it goes when removals go.
+                None if is_aggregated && ty == ResourceType::Cluster && !state.names.contains(name.as_str()) => {
+                    let doubt = Doubt { held: None, since: last_nonce };
+                    state.behind.insert(name.as_str().into(), Holds::InDoubt(doubt));
+                }
+                Some(_) | None => {
                     wanted.insert(name.as_str().into());
                 }
             }
         }
-        self.answer_delta(ty, wanted, is_new_wildcard, output);
-        Ok(())
+        Ok(held)
     }
 
-    /// Tells the client about these names, at once; `always` even if there is nothing to tell.
-    fn answer_delta(&mut self, ty: ResourceType, names: BTreeSet<Arc<str>>, always: bool, output: &mut Output) {
+    /// The endpoints of clusters that are on their way to the client, where they will warm.
+    fn endpoints_on_their_way(&self) -> BTreeSet<Arc<str>> {
+        let sent = self.state(ResourceType::Cluster).in_flight.iter().flat_map(|entry| &entry.sent);
+        let refers_to = sent.filter_map(|sent| sent.resource.as_ref()).flat_map(|cluster| cluster.refers_to());
+        refers_to.filter(|(ty, _)| *ty == ResourceType::Endpoint).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Tells the client about these names, and to give up those, at once; `always` even if there is nothing to tell.
+    fn answer_delta(
+        &mut self,
+        ty: ResourceType,
+        names: BTreeSet<Arc<str>>,
+        given_up: Vec<Arc<str>>,
+        always: bool,
+        output: &mut Output,
+    ) {
         let set = self.target.of_type(ty);
-        let mut work = Work::default();
+        let mut work = Work { gone: given_up, ..Work::default() };
+        let mut premature = Vec::new();
         for name in names {
             match usable(set, &name, &mut output.events) {
-                Some(resource) => work.changed.push(resource),
+                Some(resource) if self.is_premature(&resource) => premature.push(name),
+                Some(resource) => {
+                    work.gone.extend(self.types[ty.index()].make_room(&resource, set));
+                    work.changed.push(resource);
+                }
                 None => work.gone.push(name),
             }
         }
+        // Of more than there is room for, what came first is given up before it is sent.
+        if work.changed.len() > MAX_ON_DEMAND {
+            let gone: BTreeSet<_> = work.gone.iter().collect();
+            work.changed.retain(|resource| !gone.contains(resource.name()));
+        }
+        let always = always && premature.is_empty();
+        self.postpone(ty, premature);
         if work.changed.is_empty() && work.gone.is_empty() && !always {
             return;
         }

@@ -10,15 +10,19 @@
 //!
 //! The rules:
 //!
-//! - An *answer* to a changed subscription is never held back. A *push* of a newer snapshot waits for the ACK or NACK of the
+//! - An *answer* to a changed subscription does not wait for ACKs. A *push* of a newer snapshot waits for the ACK or NACK of the
 //!   previous push of its type; snapshots that come meanwhile coalesce to the latest.
-//! - After a NACK nothing is sent again until its content changes. Other types go on.
+//!   On an aggregated stream an answer leaves out what refers to something the client has not been sent yet: a push follows.
+//! - After a NACK nothing is sent again until its content changes. Then everything that was rejected is, for a rejected
+//!   response takes its good parts with it. Other types go on.
 //! - On an aggregated stream pushes go clusters, endpoints, listeners, routes, each once the one before is ACKed; removals
 //!   come last. A NACK holds removals back, for what it would have replaced may still be in use.
+//! - A client that resumes a session with clusters that are gone gives them up only after its routes.
 //!
 //! Spec: the "xDS REST and gRPC protocol" chapter of Envoy's documentation.
 
 mod delta;
+mod differences;
 mod push;
 mod sotw;
 mod state;
@@ -27,12 +31,15 @@ use std::sync::Arc;
 
 use envoy_types::pb::google::rpc::Status;
 
-use self::state::{Holds, InFlight, TypeState};
+pub use self::differences::{Difference, Held};
+use self::state::{InFlight, Sent, TypeState};
 use super::resource::Prepared;
 use super::snapshot::{Resource, ResourceType, Snapshot, TypeSet, Version};
 
 /// The most names a stream may subscribe to, per type.
 pub const MAX_NAMES: usize = 20_000;
+/// The most names that exist on demand which a stream may hold, per type.
+pub const MAX_ON_DEMAND: usize = 2048;
 /// The longest resource name, in bytes.
 pub const MAX_NAME_LEN: usize = 1024;
 /// The most names in responses of one type that the client has not yet answered, each response counting as one more.
@@ -174,12 +181,22 @@ pub struct AdsStream {
     last_nonce: u64,
     /// The client came with state from an earlier stream.
     resumed: bool,
+    /// It has had the time to ask for all types again.
+    is_resumption_over: bool,
 }
 
 impl AdsStream {
     /// A stream whose client should come to hold what it asks for of `target`.
     pub fn new(protocol: Protocol, scope: Scope, target: Arc<Snapshot>) -> Self {
-        Self { protocol, scope, target, types: Default::default(), last_nonce: 0, resumed: false }
+        Self {
+            protocol,
+            scope,
+            target,
+            types: Default::default(),
+            last_nonce: 0,
+            resumed: false,
+            is_resumption_over: false,
+        }
     }
 
     /// There is something newer for the client to hold.
@@ -190,7 +207,7 @@ impl AdsStream {
             let (old, new) = (old.of_type(ty), self.target.of_type(ty));
             self.types[ty.index()].retarget(old, new);
         }
-        self.renew_endpoints(&old);
+        self.renew_endpoints_alone(&old);
         self.advance(&mut output);
         output
     }
@@ -207,7 +224,7 @@ impl AdsStream {
 
     /// Whether the client has rejected something of this type that has not been replaced since.
     pub fn is_rejecting(&self, ty: ResourceType) -> bool {
-        self.state(ty).behind.values().any(|holds| matches!(holds, Holds::Rejected(_)))
+        self.state(ty).is_rejecting()
     }
 
     /// Whether the client came with state from an earlier stream.
@@ -221,12 +238,34 @@ impl AdsStream {
         if !self.resumed || self.scope != Scope::Aggregated {
             return None;
         }
-        let asked = ResourceType::ALL.into_iter().filter(|ty| self.is_asked(*ty));
-        let held = asked.flat_map(|ty| {
-            let state = self.state(ty);
-            self.target.of_type(ty).iter().filter(|resource| state.subscribes(resource.name()))
-        });
+        let held = ResourceType::ALL.into_iter().filter(|ty| self.is_asked(*ty)).flat_map(|ty| self.wanted(ty));
         held.flat_map(|resource| resource.refers_to()).map(|(ty, _)| *ty).find(|ty| !self.is_asked(*ty))
+    }
+
+    /// A client that resumed an earlier session has had the time to ask for everything again: what waits for the types it has
+    /// not asked for waits no longer.
+    pub fn end_resumption(&mut self) -> Output {
+        let mut output = Output::default();
+        self.is_resumption_over = true;
+        self.advance(&mut output);
+        output
+    }
+
+    /// Whether the client has resumed an earlier session and has yet to ask for what may use the clusters it holds.
+    fn is_resuming(&self) -> bool {
+        if !self.resumed || self.is_resumption_over || self.scope != Scope::Aggregated {
+            return false;
+        }
+        let has_routes =
+            |listener: &Arc<Resource>| listener.refers_to().iter().any(|(ty, _)| *ty == ResourceType::Route);
+        !self.is_asked(ResourceType::Listener)
+            || !self.is_asked(ResourceType::Route) && self.wanted(ResourceType::Listener).any(has_routes)
+    }
+
+    /// What the client subscribes to and should hold.
+    fn wanted(&self, ty: ResourceType) -> impl Iterator<Item = &Arc<Resource>> {
+        let state = self.state(ty);
+        self.target.of_type(ty).iter().filter(|resource| state.subscribes(resource.name()))
     }
 
     fn state(&self, ty: ResourceType) -> &TypeState {
@@ -238,20 +277,29 @@ impl AdsStream {
     }
 
     /// A changed cluster warms again in Envoy, which takes an EDS response even when its endpoints are the same.
-    fn renew_endpoints(&mut self, old: &Snapshot) {
-        let (old, new) = (old.of_type(ResourceType::Cluster), self.target.of_type(ResourceType::Cluster));
+    fn renew_endpoints(&mut self, clusters: &[Arc<Resource>]) {
         let endpoints = &mut self.types[ResourceType::Endpoint.index()];
-        if !endpoints.asked {
-            return;
-        }
-        let changed = new.changes_since(old);
-        for cluster in changed.iter().filter_map(|name| new.get(name)) {
-            for (ty, name) in cluster.refers_to() {
-                if *ty == ResourceType::Endpoint && endpoints.subscribes(name) {
-                    endpoints.renew(name);
-                }
+        for (ty, name) in clusters.iter().flat_map(|cluster| cluster.refers_to()) {
+            if *ty == ResourceType::Endpoint && endpoints.subscribes(name) {
+                endpoints.renew(name.clone(), self.last_nonce);
             }
         }
+    }
+
+    /// The same on a stream for endpoints alone, which knows nothing of what is sent on that for clusters.
+    fn renew_endpoints_alone(&mut self, old: &Snapshot) {
+        if self.scope == Scope::Single(ResourceType::Endpoint) {
+            let (old, new) = (old.of_type(ResourceType::Cluster), self.target.of_type(ResourceType::Cluster));
+            let changed: Vec<_> = new.changes_since(old).iter().filter_map(|name| new.get(name)).collect();
+            self.renew_endpoints(&changed);
+        }
+    }
+
+    /// Whether a resource refers to a cluster that the client wants but has not been sent yet.
+    fn is_premature(&self, resource: &Resource) -> bool {
+        let (state, set) = (self.state(ResourceType::Cluster), self.target.of_type(ResourceType::Cluster));
+        let mut clusters = resource.refers_to().iter().filter(|(ty, _)| *ty == ResourceType::Cluster);
+        self.scope == Scope::Aggregated && clusters.any(|(_, name)| state.lacks(set, name))
     }
 
     /// The type a request is about; `None` when it is to be ignored.
@@ -282,8 +330,8 @@ impl AdsStream {
                 output.events.push(Event::Ack { ty, nonce });
             }
             Some(status) => {
-                let resources = entry.sent.iter().filter_map(|(_, sent)| sent.clone()).collect();
-                state.reject(entry);
+                let resources = entry.sent.iter().filter_map(|sent| sent.resource.clone()).collect();
+                state.reject(set, entry);
                 output.events.push(Event::Nack { ty, nonce, message: status.message, resources });
             }
         }
@@ -291,12 +339,12 @@ impl AdsStream {
 
     /// Notes a response as sent and hands it out.
     fn send(&mut self, ty: ResourceType, message: Message, output: &mut Output) {
-        let Message { version, resources, removed, sent, is_push } = message;
+        let Message { version, resources, removed, sent, is_push, is_retry } = message;
         self.last_nonce += 1;
         let nonce = self.last_nonce;
         let state = self.state_mut(ty);
         state.last_nonce = nonce;
-        state.in_flight.push(InFlight { nonce, is_push, sent });
+        state.in_flight.push(InFlight { nonce, is_push, is_retry, sent });
         output.responses.push(Response { protocol: self.protocol, ty, version, nonce, resources, removed });
     }
 }
@@ -306,10 +354,12 @@ struct Message {
     version: Version,
     resources: Vec<Arc<Resource>>,
     removed: Vec<Arc<str>>,
-    /// What is new to the client in it: name, and resource or its absence.
-    sent: Vec<(Arc<str>, Option<Arc<Resource>>)>,
+    /// What is new to the client in it.
+    sent: Vec<Sent>,
     /// Driven by a snapshot, not by a subscription.
     is_push: bool,
+    /// The client has rejected some of it before.
+    is_retry: bool,
 }
 
 /// The resource of this name, produced if need be; one that cannot be produced does not exist.

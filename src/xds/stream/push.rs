@@ -1,10 +1,11 @@
 //! Pushes: bringing a client from what it holds to what it should hold, in an order that breaks nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
-use super::state::{Holds, Work};
+use super::state::{Doubt, Holds, Sent, Work};
 use super::{AdsStream, MAX_RESPONSE_BYTES, Message, Output, Protocol, Scope, usable};
 use crate::xds::snapshot::{Resource, ResourceType, TypeSet, Version};
 
@@ -44,7 +45,7 @@ impl AdsStream {
             }
         }
         // What an Envoy rejected may be what lets go of the resources to remove.
-        if ORDER.iter().any(|ty| self.state(*ty).has_rejected(self.target.of_type(*ty))) {
+        if self.is_resuming() || ORDER.iter().any(|ty| self.state(*ty).has_rejected(self.target.of_type(*ty))) {
             return;
         }
         for ty in [ResourceType::Route, ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Secret] {
@@ -71,6 +72,9 @@ impl AdsStream {
         if work.changed.is_empty() && work.gone.is_empty() {
             return false;
         }
+        if ty == ResourceType::Cluster {
+            self.renew_endpoints(&work.changed);
+        }
         match self.protocol {
             Protocol::Delta => self.push_delta(ty, work, output),
             Protocol::Sotw if ty.is_full_set() => self.push_full_set(ty, work, extent, output),
@@ -93,13 +97,27 @@ impl AdsStream {
     pub(super) fn send_delta(&mut self, ty: ResourceType, work: Work, is_push: bool, output: &mut Output) {
         let version = self.target.of_type(ty).version();
         let state = self.state_mut(ty);
+        let mut is_retry = false;
         let changed = work.changed.iter().map(|resource| (resource.name().clone(), Some(resource.clone())));
-        let sent: Vec<_> = changed.chain(work.gone.iter().map(|name| (name.clone(), None))).collect();
-        for (name, _) in &sent {
-            state.behind.remove(name);
-        }
-        let message = Message { version, resources: work.changed, removed: work.gone, sent, is_push };
+        let sent = changed.chain(work.gone.iter().map(|name| (name.clone(), None)));
+        let sent = sent
+            .map(|(name, resource)| {
+                is_retry |= matches!(state.behind.remove(&name), Some(Holds::Rejected(_)));
+                Sent { name, resource, before: None }
+            })
+            .collect();
+        let message = Message { version, resources: work.changed, removed: work.gone, sent, is_push, is_retry };
         self.send(ty, message, output);
+    }
+
+    /// Leaves an answer to a later push.
+    pub(super) fn postpone(&mut self, ty: ResourceType, names: impl IntoIterator<Item = Arc<str>>) {
+        let since = self.last_nonce;
+        let state = self.state_mut(ty);
+        for name in names {
+            let held = state.behind.get(&name).and_then(Holds::held).cloned();
+            state.behind.insert(name, Holds::InDoubt(Doubt { held, since }));
+        }
     }
 
     /// Everything subscribed to; for the sake of make before break also what the client holds and will have to give up.
@@ -112,30 +130,35 @@ impl AdsStream {
             .filter(|resource| usable(set, resource.name(), &mut output.events).is_some())
             .cloned()
             .collect();
-        let mut version = set.version();
-        if extent == Extent::Additions {
-            let kept = leaving(set, state.behind.iter());
-            if !kept.is_empty() {
-                resources.extend(kept);
-                version = TypeSet::version_of(&resources);
-            }
-        }
-        let mut sent: Vec<_> = work.changed.into_iter().map(|r| (r.name().clone(), Some(r))).collect();
-        sent.extend(work.gone.into_iter().map(|name| (name, None)));
-        for (name, _) in &sent {
-            state.behind.remove(name);
-        }
-        // A full set also repeats what was rejected: it is in doubt no longer, one way or the other.
+        let kept = if extent == Extent::Additions { leaving(set, &state.behind) } else { Vec::new() };
+        let is_exact = kept.is_empty();
+        resources.extend(kept);
+        let version = full_set_version(set, &resources, is_exact);
+        let changed = work.changed.into_iter().map(|r| (r.name().clone(), Some(r)));
+        let sent = changed.chain(work.gone.into_iter().map(|name| (name, None)));
+        let mut sent: Vec<_> = sent
+            .map(|(name, resource)| {
+                let before = state.behind.remove(&name).and_then(|holds| holds.held().cloned());
+                Sent { name, resource, before }
+            })
+            .collect();
+        // A full set also repeats what was rejected, and leaves out what is gone and was never certain to be there.
+        let mut is_retry = false;
         for (name, holds) in std::mem::take(&mut state.behind) {
-            match (holds, usable(set, &name, &mut output.events)) {
-                (Holds::Rejected(_), Some(resource)) => sent.push((name, Some(resource.clone()))),
-                (Holds::Rejected(_), None) if extent == Extent::All => sent.push((name, None)),
-                (holds, _) => {
+            let resource = usable(set, &name, &mut output.events);
+            let before = holds.held().cloned();
+            let is_kept = resource.is_none() && before.is_some() && extent == Extent::Additions;
+            match holds {
+                Holds::Rejected(_) | Holds::InDoubt(_) if !is_kept => {
+                    is_retry |= matches!(holds, Holds::Rejected(_));
+                    sent.push(Sent { name, resource, before });
+                }
+                holds => {
                     state.behind.insert(name, holds);
                 }
             }
         }
-        self.send(ty, Message { version, resources, removed: Vec::new(), sent, is_push: true }, output);
+        self.send(ty, Message { version, resources, removed: Vec::new(), sent, is_push: true, is_retry }, output);
     }
 
     /// What has changed. State of the world has no word for "gone", but for endpoints: an empty assignment.
@@ -143,22 +166,23 @@ impl AdsStream {
         let version = self.target.of_type(ty).version();
         let state = self.state_mut(ty);
         let mut resources = work.changed;
-        let mut sent: Vec<_> = resources.iter().map(|r| (r.name().clone(), Some(r.clone()))).collect();
-        for name in &work.gone {
+        let sent = resources.iter().map(|r| (r.name().clone(), Some(r.clone())));
+        let mut sent: Vec<_> = sent.map(|(name, resource)| Sent { name, resource, before: None }).collect();
+        for name in work.gone {
+            state.behind.remove(&name);
             if ty == ResourceType::Endpoint {
-                resources.push(no_endpoints(name));
-                sent.push((name.clone(), None));
-            } else {
-                state.behind.remove(name);
+                resources.push(no_endpoints(&name));
+                sent.push(Sent { name, resource: None, before: None });
             }
         }
-        for (name, _) in &sent {
+        for Sent { name, .. } in &sent {
             state.behind.remove(name);
         }
         if resources.is_empty() {
             return false;
         }
-        self.send(ty, Message { version, resources, removed: Vec::new(), sent, is_push: true }, output);
+        let removed = Vec::new();
+        self.send(ty, Message { version, resources, removed, sent, is_push: true, is_retry: false }, output);
         true
     }
 }
@@ -173,18 +197,16 @@ pub(super) fn fitting(resources: &[Arc<Resource>]) -> usize {
     over.map_or(resources.len(), |over| over.max(1))
 }
 
-/// What the client holds, or may hold, and will have to give up.
-pub(super) fn leaving<'a>(
-    set: &TypeSet,
-    behind: impl Iterator<Item = (&'a Arc<str>, &'a Holds)>,
-) -> Vec<Arc<Resource>> {
-    let leaving = behind.filter(|(name, _)| set.get(name).is_none_or(|resource| resource.has_failed()));
-    leaving
-        .filter_map(|(_, holds)| match holds {
-            Holds::Resource(resource) | Holds::Rejected(Some(resource)) => Some(resource.clone()),
-            Holds::Nothing | Holds::Unknown | Holds::Rejected(None) => None,
-        })
-        .collect()
+/// What the client holds, as far as that is certain, and will have to give up.
+pub(super) fn leaving(set: &TypeSet, behind: &BTreeMap<Arc<str>, Holds>) -> Vec<Arc<Resource>> {
+    let leaving = behind.iter().filter(|(name, _)| set.get(name).is_none_or(|resource| resource.has_failed()));
+    leaving.filter_map(|(_, holds)| holds.held().cloned()).collect()
+}
+
+/// The version of a full set. A client that comes back with the snapshot's is taken to hold all of it, so a response has that
+/// version only if it is so: `is_exact`, nothing in it is other than in the snapshot.
+pub(super) fn full_set_version(set: &TypeSet, resources: &[Arc<Resource>], is_exact: bool) -> Version {
+    if is_exact && resources.len() == set.len() { set.version() } else { TypeSet::version_of(resources) }
 }
 
 /// The endpoints of a cluster that has none.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Event, MAX_NAME_LEN, MAX_NAMES, MAX_UNANSWERED, ProtocolError, usable};
-use crate::xds::snapshot::{Resource, TypeSet};
+use super::{Event, MAX_NAME_LEN, MAX_NAMES, MAX_ON_DEMAND, MAX_UNANSWERED, ProtocolError, usable};
+use crate::xds::on_demand::Fair;
+use crate::xds::snapshot::{Resource, TypeSet, Version};
 
 /// What the client holds under a name, where that is not what it should hold.
 #[derive(Debug, Clone)]
@@ -13,10 +14,47 @@ pub(super) enum Holds {
     Nothing,
     /// This.
     Resource(Arc<Resource>),
-    /// Something we do not know, or that has to be sent again although it is the same.
-    Unknown,
-    /// What it had before, or this (`None`: its absence): it rejected the response that said so, and may have taken a part.
-    Rejected(Option<Arc<Resource>>),
+    /// Who knows: it has to be told, whatever it is.
+    InDoubt(Doubt),
+    /// Who knows, because it rejected the response with what it should hold, and may have taken a part. It is not told again
+    /// before it is released (see [`TypeState::release`]).
+    Rejected(Doubt),
+}
+
+impl Holds {
+    /// What the client held when that was last certain.
+    pub(super) fn held(&self) -> Option<&Arc<Resource>> {
+        match self {
+            Self::Nothing => None,
+            Self::Resource(held) => Some(held),
+            Self::InDoubt(doubt) | Self::Rejected(doubt) => doubt.held.as_ref(),
+        }
+    }
+}
+
+/// What is known of a name when it is not known what the client holds.
+#[derive(Debug, Clone)]
+pub(super) struct Doubt {
+    /// What it held when that was last certain; kept in state of the world only, where what is left out is removed.
+    pub(super) held: Option<Arc<Resource>>,
+    /// Accepting a response with a higher nonce ends the doubt.
+    pub(super) since: u64,
+}
+
+/// What a response told the client about a name that was news to it.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) name: Arc<str>,
+    /// `None`: its absence.
+    pub(super) resource: Option<Arc<Resource>>,
+    /// What the client held before, as in [`Doubt::held`].
+    pub(super) before: Option<Arc<Resource>>,
+}
+
+impl Sent {
+    fn version(&self) -> Option<Version> {
+        self.resource.as_ref().map(|resource| resource.version())
+    }
 }
 
 /// A response the client has not yet answered.
@@ -25,8 +63,10 @@ pub(super) struct InFlight {
     pub(super) nonce: u64,
     /// Driven by a snapshot, not by a subscription.
     pub(super) is_push: bool,
+    /// Something in it had been rejected before, and was asked for again all the same.
+    pub(super) is_retry: bool,
     /// What was new to the client in it.
-    pub(super) sent: Vec<(Arc<str>, Option<Arc<Resource>>)>,
+    pub(super) sent: Vec<Sent>,
 }
 
 /// What is to be sent so that the client holds what it should.
@@ -47,6 +87,8 @@ pub(super) struct TypeState {
     pub(super) has_named: bool,
     /// The names subscribed to one by one, without `*`.
     pub(super) names: BTreeSet<Arc<str>>,
+    /// Those of them that exist on demand, of which there may be [`MAX_ON_DEMAND`]; delta only.
+    pub(super) on_demand: Option<Box<Fair<Arc<str>>>>,
     /// Where the client is not, or may not be, at its target. Names not in here are: they hold what the target snapshot has,
     /// as far as responses in flight are accepted.
     pub(super) behind: BTreeMap<Arc<str>, Holds>,
@@ -67,9 +109,37 @@ impl TypeState {
         self.in_flight.iter().any(|entry| entry.is_push)
     }
 
+    /// What unanswered responses told the client, and what it held before that.
+    pub(super) fn unanswered(&self) -> BTreeMap<Arc<str>, Option<Arc<Resource>>> {
+        let sent = self.in_flight.iter().flat_map(|entry| &entry.sent);
+        // From the newest to the oldest: what counts is what was held before all of them.
+        sent.rev().map(|sent| (sent.name.clone(), sent.before.clone())).collect()
+    }
+
+    /// The response that a request answers, if there is one; it counts as answered from now on.
+    pub(super) fn take_answered(&mut self, nonce: &str) -> Option<InFlight> {
+        let number = nonce.parse().ok().filter(|number: &u64| number.to_string() == nonce)?;
+        let index = self.in_flight.binary_search_by_key(&number, |entry| entry.nonce).ok()?;
+        Some(self.in_flight.remove(index))
+    }
+
+    /// Whether the client has rejected something that has not been replaced since.
+    pub(super) fn is_rejecting(&self) -> bool {
+        self.behind.values().any(|holds| matches!(holds, Holds::Rejected(_)))
+    }
+
     /// Whether the rejection of something that should be there stands.
     pub(super) fn has_rejected(&self, set: &TypeSet) -> bool {
         self.behind.iter().any(|(name, holds)| matches!(holds, Holds::Rejected(_)) && set.get(name).is_some())
+    }
+
+    /// Whether the client subscribes to this name, should have it, has nothing under it, and nothing is on its way.
+    pub(super) fn lacks(&self, set: &TypeSet, name: &str) -> bool {
+        let has_nothing = match self.behind.get(name) {
+            Some(Holds::Nothing | Holds::InDoubt(Doubt { held: None, .. })) => true,
+            Some(Holds::Resource(_) | Holds::InDoubt(_) | Holds::Rejected(_)) | None => false,
+        };
+        has_nothing && self.subscribes(name) && set.get(name).is_some_and(|resource| !resource.has_failed())
     }
 
     /// Checks a name from a request.
@@ -106,6 +176,40 @@ impl TypeState {
         name
     }
 
+    /// Forgets what is no longer subscribed to. A rejected response may have been rejected for what was in it under such a
+    /// name, so the rest is told again.
+    pub(super) fn forget_unsubscribed(&mut self) {
+        let (wildcard, names) = (self.wildcard, &self.names);
+        let mut is_released = false;
+        self.behind.retain(|name, holds| {
+            let is_kept = wildcard || names.contains(name);
+            is_released |= !is_kept && matches!(holds, Holds::Rejected(_));
+            is_kept
+        });
+        if is_released {
+            self.release();
+        }
+    }
+
+    /// Takes note of a resource that the client is told of. If it exists on demand, and is one too many, what the client has to
+    /// give up for it: an agent may name any number of hosts, and a client gives up none by itself.
+    pub(super) fn make_room(&mut self, resource: &Resource, set: &TypeSet) -> Option<Arc<str>> {
+        let group = set.group(resource.name())?;
+        let on_demand = self.on_demand.get_or_insert_with(|| Box::new(Fair::new(MAX_ON_DEMAND)));
+        let given_up = on_demand.add(resource.name(), group)?;
+        self.names.remove(&given_up);
+        self.forget_unsubscribed();
+        Some(given_up)
+    }
+
+    /// Takes a name out of the subscription.
+    pub(super) fn unsubscribe(&mut self, name: &str) -> Option<Arc<str>> {
+        if let Some(on_demand) = &mut self.on_demand {
+            on_demand.remove(name);
+        }
+        self.names.take(name)
+    }
+
     /// From now on the client should hold what `new` has, not what `old` has.
     pub(super) fn retarget(&mut self, old: &TypeSet, new: &TypeSet) {
         if !self.asked {
@@ -115,16 +219,31 @@ impl TypeState {
         if !new.has_same_rule(old) {
             let version = |set: &TypeSet, name: &str| set.get(name).map(|resource| resource.version());
             changed.extend(self.names.iter().filter(|name| version(old, name) != version(new, name)).cloned());
+            changed.sort_unstable();
+            changed.dedup();
         }
-        for name in changed {
-            let holds = match self.behind.remove(&name) {
+        let mut is_released = false;
+        for name in &changed {
+            let holds = match self.behind.remove(name) {
+                Some(Holds::Rejected(doubt)) => {
+                    is_released = true;
+                    Holds::InDoubt(doubt)
+                }
                 Some(holds) => holds,
-                None => match old.get(&name) {
+                None => match old.get(name) {
                     Some(resource) if !resource.has_failed() => Holds::Resource(resource),
                     Some(_) | None => Holds::Nothing,
                 },
             };
-            self.note(name, holds, new);
+            self.note(name.clone(), holds, new);
+        }
+        if is_released {
+            self.release();
+        } else if !changed.is_empty() {
+            // Nothing can come in the place of a removal: it goes along with whatever is told next.
+            for (_, holds) in self.behind.iter_mut().filter(|(name, _)| new.get(name).is_none()) {
+                release(holds);
+            }
         }
     }
 
@@ -133,7 +252,7 @@ impl TypeState {
         let at_target = match (&holds, set.get(&name)) {
             (Holds::Resource(held), Some(resource)) => held.version() == resource.version(),
             (Holds::Nothing, None) => true,
-            (Holds::Resource(_) | Holds::Nothing | Holds::Unknown | Holds::Rejected(_), _) => false,
+            (Holds::Resource(_) | Holds::Nothing | Holds::InDoubt(_) | Holds::Rejected(_), _) => false,
         };
         if at_target {
             self.behind.remove(&name);
@@ -142,61 +261,107 @@ impl TypeState {
         }
     }
 
-    /// Makes sure the name is sent again, even if the client holds the same.
-    pub(super) fn renew(&mut self, name: &Arc<str>) {
-        self.behind.entry(name.clone()).or_insert(Holds::Unknown);
+    /// Makes sure the name is sent again, even if the client holds the same. `now` is the stream's latest nonce.
+    pub(super) fn renew(&mut self, name: Arc<str>, now: u64) {
+        self.behind.insert(name, Holds::InDoubt(Doubt { held: None, since: now }));
     }
 
-    /// The client accepted a response: what it may have rejected before is settled.
+    /// Everything that was rejected is told again: what was wrong with the response may have been what has changed since.
+    pub(super) fn release(&mut self) {
+        self.behind.values_mut().for_each(release);
+    }
+
+    /// The client accepted a response: doubts about what was in it end.
     pub(super) fn accept(&mut self, set: &TypeSet, entry: InFlight) {
-        for (name, sent) in entry.sent {
-            if let Some(Holds::Rejected(_)) = self.behind.get(&name) {
-                self.note(name, sent.map_or(Holds::Nothing, Holds::Resource), set);
+        let mut is_released = entry.is_retry;
+        for Sent { name, resource, .. } in entry.sent {
+            let Some(holds @ (Holds::InDoubt(doubt) | Holds::Rejected(doubt))) = self.behind.get(&name) else {
+                continue;
+            };
+            if doubt.since < entry.nonce {
+                is_released |= matches!(holds, Holds::Rejected(_));
+                self.note(name, resource.map_or(Holds::Nothing, Holds::Resource), set);
             }
+        }
+        // The client takes what it rejected before: what was rejected with it may be as good.
+        if is_released {
+            self.release();
         }
     }
 
     /// The client rejected a response. It may be all or nothing to it, or it may have taken what it liked (Envoy does, for
     /// clusters and listeners): so everything in it is in doubt.
-    pub(super) fn reject(&mut self, entry: InFlight) {
-        for (name, sent) in entry.sent {
-            if self.subscribes(&name) {
-                self.behind.insert(name, Holds::Rejected(sent));
+    ///
+    /// It is told again once some of it is replaced, which may have happened by now.
+    pub(super) fn reject(&mut self, set: &TypeSet, entry: InFlight) {
+        let nonce = entry.nonce;
+        let later = self.in_flight.partition_point(|other| other.nonce < nonce);
+        // What responses that follow this one say about the same names.
+        let mut follows: BTreeMap<Arc<str>, Option<Version>> = BTreeMap::new();
+        if later < self.in_flight.len() {
+            let rejected: BTreeMap<_, _> = entry.sent.iter().map(|sent| (&sent.name, &sent.before)).collect();
+            for sent in self.in_flight[later..].iter_mut().flat_map(|other| &mut other.sent) {
+                if let Some(before) = rejected.get(&sent.name) {
+                    sent.before = (*before).clone();
+                    follows.insert(sent.name.clone(), sent.version());
+                }
             }
+        }
+        let mut is_replaced = false;
+        let mut doubts = Vec::new();
+        for sent in entry.sent {
+            if !self.subscribes(&sent.name) {
+                is_replaced = true;
+                continue;
+            }
+            let target = set.get(&sent.name).filter(|resource| !resource.has_failed());
+            let is_target = target.map(|resource| resource.version()) == sent.version();
+            let following = follows.get(&sent.name);
+            let is_told_again = matches!(self.behind.get(&sent.name), Some(Holds::InDoubt(_)));
+            is_replaced |= !is_target || is_told_again || following.is_some_and(|version| *version != sent.version());
+            if following.is_none() || is_target {
+                doubts.push((sent, following.is_some()));
+            }
+        }
+        for (Sent { name, before, .. }, follows) in doubts {
+            let doubt = Doubt { held: before, since: nonce };
+            match (is_replaced, follows) {
+                (false, _) => self.behind.insert(name, Holds::Rejected(doubt)),
+                (true, false) => self.behind.insert(name, Holds::InDoubt(doubt)),
+                // Told again already.
+                (true, true) => None,
+            };
+        }
+        if is_replaced {
+            self.release();
         }
     }
 
-    /// What is to be sent. What the client rejected is left out, unless some of it has changed since: then all of it is in,
-    /// because a rejected response took its good parts with it.
+    /// What is to be sent; what the client rejected is left out.
     pub(super) fn work(&mut self, set: &TypeSet, events: &mut Vec<Event>) -> Work {
-        let (mut work, mut retry, mut retry_is_due) = (Work::default(), Work::default(), false);
+        let mut work = Work::default();
         let (wildcard, names) = (self.wildcard, &self.names);
         self.behind.retain(|name, holds| {
+            if matches!(holds, Holds::Rejected(_)) {
+                return true;
+            }
             if !wildcard && !names.contains(name) {
                 return false;
             }
             match (usable(set, name, events), holds) {
                 (Some(resource), Holds::Resource(held)) if held.version() == resource.version() => return false,
                 (None, Holds::Nothing) => return false,
-                (Some(resource), Holds::Rejected(sent)) => {
-                    retry_is_due |= sent.as_ref().is_none_or(|sent| sent.version() != resource.version());
-                    retry.changed.push(resource);
-                }
-                (None, Holds::Rejected(sent)) => {
-                    retry_is_due |= sent.is_some();
-                    retry.gone.push(name.clone());
-                }
-                (Some(resource), Holds::Nothing | Holds::Resource(_) | Holds::Unknown) => {
-                    work.changed.push(resource);
-                }
-                (None, Holds::Resource(_) | Holds::Unknown) => work.gone.push(name.clone()),
+                (Some(resource), _) => work.changed.push(resource),
+                (None, _) => work.gone.push(name.clone()),
             }
             true
         });
-        if retry_is_due {
-            work.changed.append(&mut retry.changed);
-            work.gone.append(&mut retry.gone);
-        }
         work
+    }
+}
+
+fn release(holds: &mut Holds) {
+    if let Holds::Rejected(doubt) = holds {
+        *holds = Holds::InDoubt(doubt.clone());
     }
 }

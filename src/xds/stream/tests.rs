@@ -1,12 +1,20 @@
 //! The cases of the conformance list, by number, for both variants, aggregated and per type where they apply.
 
+mod cases;
 mod delta;
+mod garbage;
+mod greed;
 mod limits;
 mod model;
+mod on_demand;
 mod order;
+mod properties;
+mod rejection;
+mod resume;
 mod sotw;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -32,7 +40,9 @@ fn build(resources: impl IntoIterator<Item = Resource>) -> Arc<Snapshot> {
 }
 
 fn number(version: Version) -> u32 {
-    (0..1000).find(|n| Version::of(n) == version).unwrap_or(1000)
+    static NUMBERS: LazyLock<HashMap<Version, u32>> =
+        LazyLock::new(|| (0..1000).map(|number| (Version::of(&number), number)).collect());
+    NUMBERS.get(&version).copied().unwrap_or(1000)
 }
 
 /// `cluster a=1 b=2 -c`: a response in short.
@@ -126,4 +136,52 @@ fn is_nack(output: &Output) -> bool {
 
 fn is_ack(output: &Output) -> bool {
     output.events.iter().any(|event| matches!(event, Event::Ack { .. }))
+}
+
+/// A client that has subscribed to everything it needs and ACKed it.
+fn settled(protocol: Protocol, target: &Arc<Snapshot>) -> Harness {
+    let mut it = Harness::new(protocol, Scope::Aggregated, target);
+    for (ty, names) in subscriptions() {
+        match protocol {
+            Protocol::Delta => {
+                let output = it.delta(ty, names, &[]);
+                for response in output.responses {
+                    it.answer_delta(&Output { responses: vec![response], events: vec![] }, None);
+                }
+            }
+            Protocol::Sotw => {
+                let output = it.sotw(ty, names, None, None);
+                if !output.responses.is_empty() {
+                    it.sotw(ty, names, Some(&output), None);
+                }
+            }
+        }
+    }
+    it
+}
+
+fn subscriptions() -> [(ResourceType, &'static [&'static str]); 4] {
+    [(CDS, &[]), (Endpoint, &["e"]), (Listener, &[]), (Route, &["r"])]
+}
+
+fn answer(it: &mut Harness, output: &Output, error: Option<Status>) -> Output {
+    let ty = output.responses[0].ty;
+    match it.stream.protocol {
+        Protocol::Delta => it.answer_delta(output, error),
+        Protocol::Sotw => {
+            let names = subscriptions().into_iter().find(|(other, _)| *other == ty).unwrap().1;
+            it.sotw(ty, names, Some(output), error)
+        }
+    }
+}
+
+/// Answers everything until nothing more comes; what came, in order.
+fn run(it: &mut Harness, mut output: Output) -> Vec<String> {
+    let mut all = Vec::new();
+    while !output.responses.is_empty() {
+        assert_eq!(output.responses.len(), 1, "one push at a time");
+        all.extend(shorts(&output));
+        output = answer(it, &output, None);
+    }
+    all
 }

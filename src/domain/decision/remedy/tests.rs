@@ -14,7 +14,7 @@ fn key() -> SigningKey {
 
 fn rules(strict: bool) -> Rules {
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
-    let upstream = |limits| Upstream { limits, address: None, ca: None, origin: origin.clone() };
+    let upstream = |limits| Upstream { limits, address: None, private: false, ca: None, origin: origin.clone() };
     let methods = Some(["GET".parse().unwrap()].into());
     let limited = Limits { methods, paths: Some(vec!["/v1/**".parse().unwrap()]) };
     let policy = Policy {

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use envoy_types::pb::envoy::config::route::v3::FilterConfig as RouteFilterConfig;
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig;
 use envoy_types::pb::envoy::extensions::common::matching::v3::ExtensionWithMatcher;
 use envoy_types::pb::envoy::extensions::compression::gzip::decompressor::v3::Gzip;
@@ -15,11 +16,17 @@ use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::DynamicMetadataInput;
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
+use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3::{
+    DynamicMetadataInput, ServerNameInput, TransportProtocolInput,
+};
 use envoy_types::pb::envoy::extensions::matching::input_matchers::metadata::v3::Metadata;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3::Config as OnDemandSecret;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{DownstreamTlsContext, UpstreamTlsContext};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::r#type::matcher::v3::HttpResponseHeaderMatchInput;
+use envoy_types::pb::google::protobuf::StringValue;
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
@@ -106,6 +113,13 @@ fn decoded(url: &str, bytes: &[u8]) -> Node {
         one::<Lua>,
         one::<Metadata>,
         one::<DynamicMetadataInput>,
+        one::<EarlyHeaderMutation>,
+        one::<OnDemandSecret>,
+        one::<RouteFilterConfig>,
+        one::<ServerNameInput>,
+        one::<Sni>,
+        one::<StringValue>,
+        one::<TransportProtocolInput>,
         one::<PerRouteConfig>,
         one::<Router>,
         one::<SkipFilter>,

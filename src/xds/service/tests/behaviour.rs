@@ -203,3 +203,49 @@ async fn case_31_what_exceeds_a_message_arrives_in_parts() {
     client.send(DiscoveryRequest { node: node(), type_url: CDS.type_url().into(), ..Default::default() });
     assert_eq!(client.receive().await.resources.len(), names.len());
 }
+
+#[tokio::test]
+async fn a_client_that_asks_for_ever_and_never_answers_is_told_so() {
+    let server = Server::start([resource(CDS, "a", 1)]);
+    let mut client = server.delta(5).await;
+    let names: Vec<_> = (0..10_000).map(|i| format!("n{i}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let status = loop {
+        client.send(first_delta(ResourceType::Secret, &names));
+        match client.try_receive().await {
+            Ok(response) => assert_eq!(response.removed_resources.len(), names.len()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    server.until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_client_that_rejects_everything_is_served_and_sent_only_what_changes() {
+    let server = Server::start([resource(CDS, "a", 0)]);
+    let mut client = server.delta(0).await;
+    client.send(first_delta(CDS, &[]));
+    for version in 1..=20 {
+        let response = client.receive().await;
+        client.send(answer_delta(&response, Some(&"no\n".repeat(1000))));
+        let nodes = server.until(|nodes| nodes[0].of_type(CDS).nacked == u64::from(version)).await;
+        assert!(nodes[0].of_type(CDS).rejection.as_ref().unwrap().message.len() <= 512);
+        server.publish([resource(CDS, "a", version)]);
+    }
+    client.receive().await;
+    assert!(client.hears_nothing().await);
+}
+
+#[tokio::test]
+async fn what_a_node_says_about_itself_is_cut() {
+    let server = Server::start([resource(CDS, "a", 1)]);
+    let mut client = server.delta(0).await;
+    let text = "\u{1b}[2J".repeat(100_000);
+    let node = Some(Node { id: text.clone(), user_agent_name: text, ..node().unwrap() });
+    client.send(DeltaDiscoveryRequest { node, ..first_delta(CDS, &[]) });
+    assert_eq!(client.receive().await.resources.len(), 1);
+    let nodes = server.connections.nodes();
+    assert!(nodes[0].node_id.len() <= 256 && nodes[0].user_agent.len() <= 256);
+    assert!(!nodes[0].node_id.contains('\u{1b}'));
+}

@@ -212,13 +212,14 @@ fn resume(it: &mut Harness, ty: ResourceType, names: &[&str], held: &[(&str, u32
 
 #[test]
 fn case_13_delta_a_reconnect_skips_what_is_unchanged_and_removes_what_is_gone() {
-    for scope in scopes(CDS) {
-        let mut it = open(scope, &[(CDS, "a", 1), (CDS, "b", 2), (CDS, "c", 1)]);
-        let output = resume(&mut it, CDS, &["*"], &[("a", 1), ("b", 1), ("x", 1)]);
-        assert_eq!(shorts(&output), ["cluster b=2 c=1 -x"]);
+    for ty in [CDS, Listener] {
+        let mut it = open(Scope::Single(ty), &[(ty, "a", 1), (ty, "b", 2), (ty, "c", 1)]);
+        let output = resume(&mut it, ty, &["*"], &[("a", 1), ("b", 1), ("x", 1)]);
+        assert_eq!(shorts(&output), [format!("{} b=2 c=1 -x", ty.label())]);
         it.answer_delta(&output, None);
-        assert!(it.stream.is_converged(CDS));
-        assert_eq!(shorts(&it.update(&snapshot(&[(CDS, "b", 2), (CDS, "c", 1)]))), ["cluster -a"]);
+        assert!(it.stream.is_converged(ty));
+        let push = it.update(&snapshot(&[(ty, "b", 2), (ty, "c", 1)]));
+        assert_eq!(shorts(&push), [format!("{} -a", ty.label())]);
     }
     for scope in scopes(Secret) {
         let mut it = open(scope, &[(Secret, "a", 1), (Secret, "other", 1)]);

@@ -102,3 +102,68 @@ fn a_lazy_resource_is_not_produced_for_nobody() {
 fn a_stream_is_small() {
     assert!(size_of::<AdsStream>() <= 1024, "{}", size_of::<AdsStream>());
 }
+
+#[test]
+fn ten_thousand_subscriptions_are_served() {
+    let names: Vec<_> = (0..10_000).map(|i| format!("n{i}")).collect();
+    let target = snapshot(&[(Secret, "n7", 1)]);
+    let mut delta = Harness::new(Protocol::Delta, Scope::Aggregated, &target);
+    let request = DeltaDiscoveryRequest {
+        type_url: Secret.type_url().into(),
+        resource_names_subscribe: names.clone(),
+        ..Default::default()
+    };
+    let output = delta.request(request);
+    let [response] = &output.responses[..] else { panic!("{output:?}") };
+    assert_eq!((response.resources.len(), response.removed.len()), (1, 9_999));
+    delta.answer_delta(&output, None);
+    assert!(delta.stream.is_converged(Secret));
+
+    let mut sotw = Harness::new(Protocol::Sotw, Scope::Aggregated, &target);
+    let request = DiscoveryRequest { type_url: Secret.type_url().into(), resource_names: names, ..Default::default() };
+    assert_eq!(shorts(&sotw.stream.on_sotw(request).unwrap()), ["secret n7=1"]);
+}
+
+#[test]
+fn a_sotw_client_that_subscribes_for_ever_and_never_answers_is_stopped() {
+    let names: Vec<_> = (0..4_000).map(|i| format!("n{i}")).collect();
+    let target = build(names.iter().map(|name| resource(Route, name, 1)));
+    let mut stream = AdsStream::new(Protocol::Sotw, Scope::Single(Route), target);
+    let errors = (0..50).filter_map(|round| {
+        let resource_names = if round % 2 == 0 { names.clone() } else { Vec::new() };
+        stream.on_sotw(DiscoveryRequest { resource_names, ..Default::default() }).err()
+    });
+    assert!(matches!(errors.into_iter().next(), Some(ProtocolError::ResourceExhausted { limit: MAX_UNANSWERED, .. })));
+}
+
+#[test]
+fn case_28_nothing_is_kept_of_names_that_were_never_subscribed() {
+    let names: Vec<_> = (0..10_000).map(|i| format!("n{i}")).collect();
+    let mut it = Harness::new(Protocol::Delta, Scope::Aggregated, &snapshot(&[(CDS, "a", 1)]));
+    let first = it.delta(CDS, &["*"], &[]);
+    it.answer_delta(&first, None);
+    let request = DeltaDiscoveryRequest {
+        type_url: CDS.type_url().into(),
+        resource_names_unsubscribe: names,
+        ..Default::default()
+    };
+    assert!(it.request(request).responses.is_empty());
+    let state = it.stream.state(CDS);
+    assert!(state.names.is_empty() && state.behind.is_empty() && state.in_flight.is_empty());
+}
+
+#[test]
+fn a_nonce_is_what_was_sent_and_nothing_like_it() {
+    for nonce in ["01", "+1", " 1", "1 ", "1.0", "0", "2", "18446744073709551617", "-1"] {
+        let mut it = Harness::new(Protocol::Delta, Scope::Aggregated, &snapshot(&[(CDS, "a", 1)]));
+        let first = it.delta(CDS, &[], &[]);
+        assert_eq!(first.responses[0].nonce, 1);
+        let request = DeltaDiscoveryRequest {
+            type_url: CDS.type_url().into(),
+            response_nonce: nonce.into(),
+            ..Default::default()
+        };
+        assert!(it.request(request).events.is_empty(), "{nonce:?}");
+        assert!(!it.stream.is_converged(CDS));
+    }
+}

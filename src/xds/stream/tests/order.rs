@@ -2,54 +2,6 @@
 
 use super::*;
 
-/// A client that has subscribed to everything it needs and ACKed it.
-fn settled(protocol: Protocol, target: &Arc<Snapshot>) -> Harness {
-    let mut it = Harness::new(protocol, Scope::Aggregated, target);
-    for (ty, names) in subscriptions() {
-        match protocol {
-            Protocol::Delta => {
-                let output = it.delta(ty, names, &[]);
-                for response in output.responses {
-                    it.answer_delta(&Output { responses: vec![response], events: vec![] }, None);
-                }
-            }
-            Protocol::Sotw => {
-                let output = it.sotw(ty, names, None, None);
-                if !output.responses.is_empty() {
-                    it.sotw(ty, names, Some(&output), None);
-                }
-            }
-        }
-    }
-    it
-}
-
-fn subscriptions() -> [(ResourceType, &'static [&'static str]); 4] {
-    [(CDS, &[]), (Endpoint, &["e"]), (Listener, &[]), (Route, &["r"])]
-}
-
-fn answer(it: &mut Harness, output: &Output, error: Option<Status>) -> Output {
-    let ty = output.responses[0].ty;
-    match it.stream.protocol {
-        Protocol::Delta => it.answer_delta(output, error),
-        Protocol::Sotw => {
-            let names = subscriptions().into_iter().find(|(other, _)| *other == ty).unwrap().1;
-            it.sotw(ty, names, Some(output), error)
-        }
-    }
-}
-
-/// Answers everything until nothing more comes; what came, in order.
-fn run(it: &mut Harness, mut output: Output) -> Vec<String> {
-    let mut all = Vec::new();
-    while !output.responses.is_empty() {
-        assert_eq!(output.responses.len(), 1, "one push at a time");
-        all.extend(shorts(&output));
-        output = answer(it, &output, None);
-    }
-    all
-}
-
 fn first() -> Arc<Snapshot> {
     snapshot(&[(CDS, "old", 1), (Endpoint, "e", 1), (Listener, "l", 1), (Route, "r", 1)])
 }
@@ -87,6 +39,40 @@ fn case_21_an_answer_is_never_held_back() {
     let mut it = settled(Protocol::Delta, &first());
     it.update(&second());
     assert_eq!(shorts(&it.delta(Route, &["r"], &[])), ["route r=2"]);
+}
+
+/// Clusters and a route to the last of them.
+fn routed(clusters: &[&str], route: &str) -> Arc<Snapshot> {
+    let mut resources: Vec<_> = clusters.iter().map(|name| resource(CDS, name, 1)).collect();
+    resources.push(resource(Route, route, 1).referring_to(CDS, *clusters.last().unwrap()));
+    build(resources)
+}
+
+#[test]
+fn case_21_an_answer_does_not_run_ahead_of_the_cluster_it_refers_to() {
+    for protocol in [Protocol::Delta, Protocol::Sotw] {
+        let mut it = settled(protocol, &routed(&["a"], "r"));
+        let first = it.update(&routed(&["a", "b"], "r"));
+        // The next change of clusters waits for the ACK of this one, and the route that refers to it for the clusters.
+        assert!(shorts(&it.update(&routed(&["a", "b", "c"], "s"))).is_empty());
+        let early = match protocol {
+            Protocol::Delta => it.delta(Route, &["s"], &[]),
+            Protocol::Sotw => it.sotw(Route, &["r", "s"], None, None),
+        };
+        assert!(shorts(&early).is_empty());
+        let second = answer(&mut it, &first, None);
+        assert_eq!(shorts(&second).len(), 1);
+        assert!(second.responses[0].resources.iter().any(|cluster| &**cluster.name() == "c"));
+        assert_eq!(shorts(&answer(&mut it, &second, None)), ["route s=1"]);
+    }
+}
+
+#[test]
+fn case_21_an_answer_does_not_wait_for_a_cluster_that_was_rejected() {
+    let mut it = settled(Protocol::Delta, &routed(&["a"], "r"));
+    let push = it.update(&routed(&["a", "b"], "s"));
+    it.answer_delta(&push, rejection());
+    assert_eq!(shorts(&it.delta(Route, &["s"], &[])), ["route s=1"]);
 }
 
 #[test]

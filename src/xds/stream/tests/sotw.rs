@@ -184,6 +184,25 @@ fn case_13_sotw_a_reconnect_with_everything_is_sent_nothing() {
 }
 
 #[test]
+fn case_13_sotw_a_reconnect_with_a_version_of_fewer_names_is_sent_the_rest() {
+    for ty in [CDS, Listener] {
+        for scope in scopes(ty) {
+            let mut it = open(scope, &[(ty, "a", 1), (ty, "b", 1)]);
+            let version = it.sotw(ty, &["a"], None, None).responses[0].version;
+            let mut it = open(scope, &[(ty, "a", 1), (ty, "b", 1)]);
+            let request = DiscoveryRequest {
+                type_url: ty.type_url().into(),
+                resource_names: owned(&["*"]),
+                version_info: version.to_string(),
+                ..Default::default()
+            };
+            let output = it.stream.on_sotw(request).unwrap();
+            assert_eq!(shorts(&output), [format!("{} a=1 b=1", ty.label())]);
+        }
+    }
+}
+
+#[test]
 fn case_15_sotw_clusters_and_listeners_are_full_sets_and_others_partial() {
     for ty in ResourceType::ALL {
         for scope in scopes(ty) {
