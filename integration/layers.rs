@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Know nobody but `domain` and the leaves, and never each other.
-const ADAPTERS: [&str; 7] = ["config", "xds", "vault", "pki", "envoy", "sandbox", "control"];
+const ADAPTERS: [&str; 8] = ["config", "xds", "vault", "pki", "envoy", "sandbox", "host", "control"];
 /// May be known by everyone above `domain`.
 const LEAVES: [&str; 3] = ["metrics", "telemetry", "shutdown"];
 /// Put the adapters together.
