@@ -17,6 +17,7 @@ mod aenv;
 mod bad_input;
 mod docker;
 mod docs;
+mod host;
 mod isolation;
 mod layers;
 mod leaks;

@@ -34,7 +34,8 @@ pub(super) async fn ask(address: &str, method: Method, target: &str) -> Result<(
     let foreign = || ChromeError::Foreign(address.to_owned());
     let stream = connect(address).await?;
     let exchange = async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| foreign())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| foreign())?;
         let connection = tokio::spawn(connection);
         let request = Request::builder().method(method).uri(target).header("host", address).body(Empty::<Bytes>::new());
         let response = sender.send_request(request.map_err(|_| foreign())?).await.map_err(|_| foreign())?;

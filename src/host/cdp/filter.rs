@@ -117,6 +117,8 @@ pub struct Filter {
     held: VecDeque<Held>,
     /// How many checks the held messages wait for.
     checks: usize,
+    /// Pages that are between two documents, and of which Chrome does not say where they are.
+    in_transit: BTreeSet<String>,
     out: Vec<Output>,
 }
 
@@ -183,6 +185,7 @@ impl Filter {
             next: 0,
             held: VecDeque::new(),
             checks: 0,
+            in_transit: BTreeSet::new(),
             out: Vec::new(),
         };
         filter.ask(None, "Target.setDiscoverTargets", json!({"discover": true}), Then::Discovered);
@@ -245,7 +248,12 @@ impl Filter {
                 self.close("no such target, or no [[cdp_target]] of agent-creds.toml allows it");
                 return;
             }
-            self.ask(None, "Target.attachToTarget", json!({"targetId": target, "flatten": true}), Then::Entered { target });
+            self.ask(
+                None,
+                "Target.attachToTarget",
+                json!({"targetId": target, "flatten": true}),
+                Then::Entered { target },
+            );
             // Commands wait until there is the session they are for.
             self.is_ready = false;
             return;
@@ -263,6 +271,10 @@ impl Filter {
     fn command(&mut self, text: &str) {
         match Command::parse(text) {
             Ok(command) => {
+                let named = command.session.as_ref();
+                if named.is_some_and(|id| self.sessions.get(id).is_some_and(|session| !session.is_flat)) {
+                    return self.no_session(&command);
+                }
                 let session = command.session.clone().or_else(|| self.root.clone());
                 self.dispatch(session, command);
             }
@@ -277,18 +289,14 @@ impl Filter {
     fn dispatch(&mut self, session: Option<String>, command: Command) {
         let to = Reply { session: session.clone(), id: command.id };
         if self.pending.len() >= MAX_PENDING {
-            let message = format!("agent-creds: more than {MAX_PENDING} commands are under way").to_owned();
+            let message = format!("agent-creds: more than {MAX_PENDING} commands are under way");
             self.refuse(&to, Refusal { code: -32000, message });
             return;
         }
         let outcome = match session {
             Some(session) if self.sessions.contains_key(&session) => self.page_command(&session, &to, command),
             Some(session) if !self.browser_sessions.contains(&session) => {
-                // As Chrome answers: the client may have written this before it read that the session is gone.
-                let error = json!({"id": command.id, "sessionId": session,
-                    "error": {"code": -32001, "message": "Session with given id not found."}});
-                self.deliver_text(error.to_string());
-                return;
+                return self.no_session(&command);
             }
             _ => self.browser_command(&to, command),
         };
@@ -297,6 +305,13 @@ impl Filter {
             Ok(None) => {}
             Err(refusal) => self.refuse(&to, refusal),
         }
+    }
+
+    /// As Chrome answers: the client may have written this before it read that the session is gone.
+    fn no_session(&mut self, command: &Command) {
+        let error = json!({"id": command.id, "sessionId": command.session,
+            "error": {"code": -32001, "message": "Session with given id not found."}});
+        self.deliver_text(error.to_string());
     }
 
     /// Sends a command of the filter's own, or one of the client's, to Chrome.

@@ -40,7 +40,13 @@ fn refused<T>(status: u16, text: impl Into<String>) -> Result<T, Refused> {
 ///
 /// Only programs may come here, and only by the name of this machine: a page in a browser of the sandbox sends an `Origin`, or comes by
 /// another name. Chrome itself refuses both.
-pub(super) fn route(method: &Method, target: &str, host: Option<&str>, origin: Option<&str>, port: u16) -> Result<Route, Refused> {
+pub(super) fn route(
+    method: &Method,
+    target: &str,
+    host: Option<&str>,
+    origin: Option<&str>,
+    port: u16,
+) -> Result<Route, Refused> {
     if !host.is_some_and(|host| is_local(host, port)) {
         return refused(403, format!("the browser is found at localhost:{port}, by no other name\n"));
     }
@@ -64,9 +70,17 @@ pub(super) fn route(method: &Method, target: &str, host: Option<&str>, origin: O
         _ => {
             let id = |prefix: &str| path.strip_prefix(prefix).filter(|id| is_id(id)).map(str::to_owned);
             let page = id("/devtools/page/").map(Route::Page);
-            match page.or_else(|| id("/json/activate/").map(Route::Activate)).or_else(|| id("/json/close/").map(Route::Close)) {
+            match page
+                .or_else(|| id("/json/activate/").map(Route::Activate))
+                .or_else(|| id("/json/close/").map(Route::Close))
+            {
                 Some(route) => route,
-                None => return refused(404, "there is /json/version, /json/list, /json/protocol, /json/new?URL, and /json/activate/ID and /json/close/ID\n"),
+                None => {
+                    return refused(
+                        404,
+                        "there is /json/version, /json/list, /json/protocol, /json/new?URL, and /json/activate/ID and /json/close/ID\n",
+                    );
+                }
             }
         }
     };
@@ -93,7 +107,8 @@ fn unescaped(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let escape = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let escape =
+            text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
         out.push(escape.unwrap_or(bytes[at]));
         at += if escape.is_some() { 3 } else { 1 };
     }
@@ -129,7 +144,8 @@ pub(super) fn is_visible(rules: &Rules, owned: &Owned, entry: &Value) -> bool {
 /// An entry of Chrome's list, with addresses for the client, which came by `host`.
 pub(super) fn entry(entry: &Value, host: &str) -> Value {
     let id = entry["id"].as_str().unwrap_or_default();
-    let mut told = json!({"description": "", "id": id, "title": entry["title"], "type": entry["type"], "url": entry["url"]});
+    let mut told =
+        json!({"description": "", "id": id, "title": entry["title"], "type": entry["type"], "url": entry["url"]});
     if is_id(id) {
         told["webSocketDebuggerUrl"] = format!("ws://{host}/devtools/page/{id}").into();
     }
@@ -168,7 +184,16 @@ mod tests {
         ] {
             assert_eq!(get(target), Ok(expected), "{target}");
         }
-        for target in ["/", "/devtools/page/../browser", "/devtools/page/", "/json/close/a%2fb", "/json/runtime", "/devtools/inspector.html", "x", ""] {
+        for target in [
+            "/",
+            "/devtools/page/../browser",
+            "/devtools/page/",
+            "/json/close/a%2fb",
+            "/json/runtime",
+            "/devtools/inspector.html",
+            "x",
+            "",
+        ] {
             assert_eq!(get(target).unwrap_err().status, 404, "{target}");
         }
         assert_eq!(get("/json/new?https://a/").unwrap_err().status, 405);
@@ -178,7 +203,16 @@ mod tests {
 
     #[test]
     fn only_programs_come_by_the_name_of_this_machine() {
-        for host in [None, Some("evil.com"), Some("evil.com:9222"), Some("localhost"), Some("localhost:9223"), Some("localhost.evil.com:9222"), Some("localhost:9222@evil.com"), Some("")] {
+        for host in [
+            None,
+            Some("evil.com"),
+            Some("evil.com:9222"),
+            Some("localhost"),
+            Some("localhost:9223"),
+            Some("localhost.evil.com:9222"),
+            Some("localhost:9222@evil.com"),
+            Some(""),
+        ] {
             assert_eq!(route(&Method::GET, "/json", host, None, 9222).unwrap_err().status, 403, "{host:?}");
         }
         for host in ["localhost:9222", "LOCALHOST:9222", "127.0.0.1:9222", "[::1]:9222"] {
@@ -191,8 +225,10 @@ mod tests {
     fn answers_show_what_is_allowed() {
         let rules = Rules::new([super::super::Rule::new(None, None, Some("http://localhost:3000/*")).unwrap()]);
         let owned = Owned::default();
-        let page = |url: &str| json!({"id": "A", "type": "page", "title": "T", "url": url, "webSocketDebuggerUrl": "ws://x/devtools/page/A",
-            "devtoolsFrontendUrl": "secret", "faviconUrl": "secret"});
+        let page = |url: &str| {
+            json!({"id": "A", "type": "page", "title": "T", "url": url, "webSocketDebuggerUrl": "ws://x/devtools/page/A",
+            "devtoolsFrontendUrl": "secret", "faviconUrl": "secret"})
+        };
         assert!(is_visible(&rules, &owned, &page("http://localhost:3000/x")));
         assert!(!is_visible(&rules, &owned, &page("http://localhost:3001/x")));
         assert!(!is_visible(&rules, &owned, &page("about:blank")));
@@ -201,15 +237,28 @@ mod tests {
         let told = entry(&page("http://localhost:3000/x"), "localhost:9222");
         assert_eq!(told["webSocketDebuggerUrl"], "ws://localhost:9222/devtools/page/A");
         assert!(!told.to_string().contains("secret"));
-        let told = version(&json!({"Browser": "Chrome/1", "webSocketDebuggerUrl": "ws://x/devtools/browser/secret"}), "localhost:9222");
+        let told = version(
+            &json!({"Browser": "Chrome/1", "webSocketDebuggerUrl": "ws://x/devtools/browser/secret"}),
+            "localhost:9222",
+        );
         assert!(!told.to_string().contains("secret") && told["Browser"] == "Chrome/1");
     }
 
     #[test]
     fn a_new_page_goes_where_it_was_judged() {
         let rules = Rules::new([super::super::Rule::new(None, None, Some("http://localhost:3000/*")).unwrap()]);
-        assert_eq!(new_page(&rules, "http://LOCALHOST:3000/a b?c=%20").unwrap(), "/json/new?http%3A%2F%2Flocalhost%3A3000%2Fa%2520b%3Fc%3D%2520");
-        for url in ["file:///etc/passwd", "chrome://settings", "http://localhost:3001/", "javascript:1", "view-source:http://localhost:3000/", "http://u@localhost:3000/"] {
+        assert_eq!(
+            new_page(&rules, "http://LOCALHOST:3000/a b?c=%20").unwrap(),
+            "/json/new?http%3A%2F%2Flocalhost%3A3000%2Fa%2520b%3Fc%3D%2520"
+        );
+        for url in [
+            "file:///etc/passwd",
+            "chrome://settings",
+            "http://localhost:3001/",
+            "javascript:1",
+            "view-source:http://localhost:3000/",
+            "http://u@localhost:3000/",
+        ] {
             assert_eq!(new_page(&rules, url).unwrap_err().status, 403, "{url}");
         }
     }

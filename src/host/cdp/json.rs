@@ -84,7 +84,11 @@ fn without_lone_surrogates(json: &str) -> String {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
         let taken = match unit(rest) {
-            Some(0xD800..=0xDBFF) if rest.get(6..).and_then(unit).is_some_and(|low| (0xDC00..=0xDFFF).contains(&low)) => 12,
+            Some(0xD800..=0xDBFF)
+                if rest.get(6..).and_then(unit).is_some_and(|low| (0xDC00..=0xDFFF).contains(&low)) =>
+            {
+                12
+            }
             Some(0xD800..=0xDFFF) => {
                 out.push_str("\\ufffd");
                 rest = &rest[6..];
@@ -181,7 +185,9 @@ mod tests {
 
     #[test]
     fn commands_are_read_strictly() {
-        let command = Command::parse(r#"{"id":1,"method":"A.b","params":{"x":[1,-2,0.5,null,true,"é"]},"sessionId":"S"}"#).unwrap();
+        let command =
+            Command::parse(r#"{"id":1,"method":"A.b","params":{"x":[1,-2,0.5,null,true,"é"]},"sessionId":"S"}"#)
+                .unwrap();
         assert_eq!((command.id, command.method.as_str(), command.session.as_deref()), (1, "A.b", Some("S")));
         assert_eq!(Value::Object(command.params).to_string(), r#"{"x":[1,-2,0.5,null,true,"é"]}"#);
         for text in [
@@ -207,7 +213,8 @@ mod tests {
     #[test]
     fn half_a_surrogate_pair_of_a_page_is_no_obstacle() {
         let message: FromChrome<'_> =
-            serde_json::from_str(r#"{"id":1,"result":{"a":"x\ud800y\\ud800\ud83d\ude00\udc00\""},"sessionId":"S"}"#).unwrap();
+            serde_json::from_str(r#"{"id":1,"result":{"a":"x\ud800y\\ud800\ud83d\ude00\udc00\""},"sessionId":"S"}"#)
+                .unwrap();
         assert_eq!(value(message.result)["a"], "x\u{fffd}y\\ud800😀\u{fffd}\"");
         assert_eq!(value(None), serde_json::json!({}));
     }

@@ -24,8 +24,10 @@ pub enum RuleError {
     #[error("a rule needs a type, a title or a URL")]
     Empty,
     /// The URL pattern can match nothing.
-    #[error("a URL pattern is http:// or https://, a host, and a path; `*` stands at the beginning of a host or within one of its labels, \
-             for the port, or anywhere in the path; there is no user, query or fragment")]
+    #[error(
+        "a URL pattern is http:// or https://, a host, and a path; `*` stands at the beginning of a host or within one of its labels, \
+             for the port, or anywhere in the path; there is no user, query or fragment"
+    )]
     Url,
 }
 
@@ -152,7 +154,10 @@ impl UrlPattern {
             Some(("*" | "http*", rest)) => (None, rest),
             Some((before, _)) if !before.contains(['/', '*']) => return Err(RuleError::Url),
             // `*example.com/path*`, as some write it: the star stands for the scheme. In `*.example.com` it is the host's.
-            _ => (None, if text.starts_with("*.") || text.starts_with("*/") { text } else { text.trim_start_matches('*') }),
+            _ => (
+                None,
+                if text.starts_with("*.") || text.starts_with("*/") { text } else { text.trim_start_matches('*') },
+            ),
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if rest.contains(['?', '#', '@', '\\']) || rest.chars().any(|c| c.is_control() || c == ' ') {

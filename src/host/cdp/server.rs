@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, StreamExt};
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -74,7 +76,9 @@ async fn respond(request: Request<Incoming>, access: Arc<Access>) -> Response<Fu
         Err(Failure::Refused(Refused { status, text })) => {
             page(StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN), "text/plain; charset=utf-8", text)
         }
-        Err(Failure::Chrome(error)) => page(StatusCode::BAD_GATEWAY, "text/plain; charset=utf-8", format!("agent-creds: {error}\n")),
+        Err(Failure::Chrome(error)) => {
+            page(StatusCode::BAD_GATEWAY, "text/plain; charset=utf-8", format!("agent-creds: {error}\n"))
+        }
     }
 }
 
@@ -154,7 +158,9 @@ impl Access {
     /// The entries of Chrome's list that may be seen.
     async fn listed(&self, rules: &Rules) -> Result<Vec<Value>, ChromeError> {
         match chrome::ask_json(&self.chrome, "/json/list").await? {
-            Value::Array(entries) => Ok(entries.into_iter().filter(|entry| endpoints::is_visible(rules, &self.owned, entry)).collect()),
+            Value::Array(entries) => {
+                Ok(entries.into_iter().filter(|entry| endpoints::is_visible(rules, &self.owned, entry)).collect())
+            }
             _ => Err(ChromeError::Foreign(self.chrome.clone())),
         }
     }
@@ -163,19 +169,30 @@ impl Access {
         if self.listed(rules).await?.iter().any(|entry| entry["id"] == id) {
             return Ok(());
         }
-        Err(Refused { status: 404, text: "No such target id, or no [[cdp_target]] of agent-creds.toml allows it\n".to_owned() }.into())
+        Err(Refused {
+            status: 404,
+            text: "No such target id, or no [[cdp_target]] of agent-creds.toml allows it\n".to_owned(),
+        }
+        .into())
     }
 }
 
 /// Becomes a WebSocket, once there is one to Chrome.
-async fn upgrade(mut request: Request<Incoming>, access: &Arc<Access>, entry: Entry) -> Result<Response<Full<Bytes>>, Failure> {
+async fn upgrade(
+    mut request: Request<Incoming>,
+    access: &Arc<Access>,
+    entry: Entry,
+) -> Result<Response<Full<Bytes>>, Failure> {
     let is = |name, expected: &str| {
         let value = request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
         value.split(',').any(|part| part.trim().eq_ignore_ascii_case(expected))
     };
     let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let accept = key.and_then(|key| HeaderValue::from_str(&key).ok());
-    let asked = request.method() == Method::GET && is(UPGRADE, "websocket") && is(CONNECTION, "upgrade") && is(SEC_WEBSOCKET_VERSION, "13");
+    let asked = request.method() == Method::GET
+        && is(UPGRADE, "websocket")
+        && is(CONNECTION, "upgrade")
+        && is(SEC_WEBSOCKET_VERSION, "13");
     let Some(accept) = accept.filter(|_| asked) else {
         return Err(Refused { status: 426, text: "this is a WebSocket\n".to_owned() }.into());
     };
@@ -184,7 +201,8 @@ async fn upgrade(mut request: Request<Incoming>, access: &Arc<Access>, entry: En
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrading.await {
-            let config = WebSocketConfig::default().max_message_size(Some(MAX_COMMAND)).max_frame_size(Some(MAX_COMMAND));
+            let config =
+                WebSocketConfig::default().max_message_size(Some(MAX_COMMAND)).max_frame_size(Some(MAX_COMMAND));
             let client = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
             bridge(client, browser, &access, entry).await;
         }
@@ -199,7 +217,12 @@ async fn upgrade(mut request: Request<Incoming>, access: &Arc<Access>, entry: En
 }
 
 /// Carries messages through the filter until either side ends.
-async fn bridge(client: WebSocketStream<TokioIo<Upgraded>>, browser: WebSocketStream<TcpStream>, access: &Access, entry: Entry) {
+async fn bridge(
+    client: WebSocketStream<TokioIo<Upgraded>>,
+    browser: WebSocketStream<TcpStream>,
+    access: &Access,
+    entry: Entry,
+) {
     let mut rules = access.rules.clone();
     let (mut filter, mut outputs) = Filter::new(entry, access.current(), access.owned.clone());
     rules.mark_unchanged();

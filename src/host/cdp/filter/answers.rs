@@ -23,31 +23,62 @@ pub(super) enum Then {
     /// All targets have been named.
     Discovered,
     /// There is a session for the client of a page's endpoint.
-    Entered { target: String },
+    Entered {
+        target: String,
+    },
     /// The client attaches.
-    Attached { to: Reply, target: String, is_flat: bool },
+    Attached {
+        to: Reply,
+        target: String,
+        is_flat: bool,
+    },
     /// The filter attaches, for the client's auto-attach.
-    AutoAttached { target: String },
+    AutoAttached {
+        target: String,
+    },
     /// The client opened a page.
-    Created { to: Reply },
+    Created {
+        to: Reply,
+    },
     /// The client made a browser context.
-    ContextCreated { to: Reply },
+    ContextCreated {
+        to: Reply,
+    },
     /// The client gave one up.
-    ContextDisposed { to: Reply, context: String },
+    ContextDisposed {
+        to: Reply,
+        context: String,
+    },
     /// Where a page is.
-    Checked { target: String },
+    Checked {
+        target: String,
+    },
     /// The execution contexts are known.
     Contexts,
     /// The client's `Runtime.enable`.
-    RuntimeEnabled { to: Reply },
+    RuntimeEnabled {
+        to: Reply,
+    },
     /// Pass it on as it is.
-    Forward { to: Reply },
+    Forward {
+        to: Reply,
+    },
     /// Pass it on, and remember the stream it names.
-    Stream { to: Reply },
+    Stream {
+        to: Reply,
+    },
     /// Pass on the entries that may be seen.
-    History { to: Reply },
+    History {
+        to: Reply,
+    },
+    /// Pass on the frames, and where they are if that may be seen.
+    Frames {
+        to: Reply,
+    },
     /// Pass on no more than whether it worked.
-    Done { to: Reply },
+    Done {
+        to: Reply,
+    },
 }
 
 impl Then {
@@ -62,8 +93,14 @@ impl Then {
             | Self::Forward { to }
             | Self::Stream { to }
             | Self::History { to }
+            | Self::Frames { to }
             | Self::Done { to } => Some(to.clone()),
-            Self::Ignore | Self::Discovered | Self::Entered { .. } | Self::AutoAttached { .. } | Self::Checked { .. } | Self::Contexts => None,
+            Self::Ignore
+            | Self::Discovered
+            | Self::Entered { .. }
+            | Self::AutoAttached { .. }
+            | Self::Checked { .. }
+            | Self::Contexts => None,
         }
     }
 }
@@ -78,13 +115,20 @@ impl Filter {
         match (message.id, message.method) {
             (Some(id), _) => {
                 if let Some(pending) = self.pending.remove(&id) {
+                    if !matches!(pending.then, Then::Checked { .. }) {
+                        self.in_transit.clear();
+                    }
                     self.answered(pending, message.result, message.error);
                 }
             }
-            (None, Some(method)) => match message.session {
-                Some(session) => self.page_event(&session, &method, message.params),
-                None => self.browser_event(&method, message.params),
-            },
+            (None, Some(method)) => {
+                // Time has passed: it is worth asking again.
+                self.in_transit.clear();
+                match message.session {
+                    Some(session) => self.page_event(&session, &method, message.params),
+                    None => self.browser_event(&method, message.params),
+                }
+            }
             (None, None) => {}
         }
     }
@@ -144,7 +188,13 @@ impl Filter {
         }
     }
 
-    fn answer_client(&mut self, then: Then, session: Option<&str>, result: Option<&RawValue>, error: Option<&RawValue>) {
+    fn answer_client(
+        &mut self,
+        then: Then,
+        session: Option<&str>,
+        result: Option<&RawValue>,
+        error: Option<&RawValue>,
+    ) {
         if let Then::RuntimeEnabled { .. } = then
             && let Some(id) = session
         {
@@ -184,6 +234,12 @@ impl Filter {
                 let history = self.visible_history(session, value(result)).to_string();
                 self.forward(&to, session, &history);
             }
+            Then::Frames { to } => {
+                let mut frames = value(result);
+                let page = session.and_then(|session| self.page_of(session)).unwrap_or_default();
+                self.hide_frames(page, &mut frames["frameTree"]);
+                self.forward(&to, session, &frames.to_string());
+            }
             Then::Done { to } => self.answer(&to, &json!({})),
             Then::Forward { to } | Then::RuntimeEnabled { to } => self.forward(&to, session, raw),
             _ => {}
@@ -216,6 +272,22 @@ impl Filter {
         for (command, method, params) in std::mem::take(&mut session.runtime.parked) {
             let to = Reply { session: Some(id.to_owned()), id: command };
             self.unpark(id, &to, &method, params);
+        }
+    }
+
+    /// Takes the addresses of frames of other sites, which scripts of the page cannot read either, out of a page's frames.
+    fn hide_frames(&self, page: &str, tree: &mut Value) {
+        for child in tree["childFrames"].as_array_mut().into_iter().flatten() {
+            let hidden =
+                child["frame"]["url"].as_str().is_some_and(|url| url.starts_with("http") && !self.may_read(page, url));
+            if hidden {
+                for (key, shown) in [("url", "about:blank"), ("urlFragment", ""), ("unreachableUrl", "")] {
+                    if child["frame"].get(key).is_some() {
+                        child["frame"][key] = shown.into();
+                    }
+                }
+            }
+            self.hide_frames(page, child);
         }
     }
 

@@ -56,7 +56,9 @@ impl Filter {
             }
             _ if method.starts_with("Target.") => self.target_command(to, &method, &params),
             _ => Err(match methods::verdict(&method, false) {
-                Verdict::Pass => Refusal { code: -32601, message: "this command is for a page: attach to one".to_owned() },
+                Verdict::Pass => {
+                    Refusal { code: -32601, message: "this command is for a page: attach to one".to_owned() }
+                }
                 Verdict::Refuse(reason) => Refusal::denied(&method, reason.text()),
             }),
         }
@@ -69,11 +71,14 @@ impl Filter {
             "Target.setDiscoverTargets" => Ok(Some(self.set_discover(params))),
             "Target.getTargets" => {
                 let filter = TypeFilter::read(params);
-                let visible = self.targets.values().filter(|target| target.is_visible && filter.wants(&target.info.kind));
+                let visible =
+                    self.targets.values().filter(|target| target.is_visible && filter.wants(&target.info.kind));
                 let infos: Vec<Value> = visible.map(|target| self.info(&target.info.target_id)).collect();
                 Ok(Some(json!({"targetInfos": infos})))
             }
-            "Target.getTargetInfo" if !params.contains_key("targetId") => Ok(Some(json!({"targetInfo": browser_info()}))),
+            "Target.getTargetInfo" if !params.contains_key("targetId") => {
+                Ok(Some(json!({"targetInfo": browser_info()})))
+            }
             "Target.getTargetInfo" => {
                 let target = self.visible(params)?;
                 Ok(Some(json!({"targetInfo": self.info(&target)})))
@@ -112,7 +117,10 @@ impl Filter {
             "Target.createBrowserContext" => {
                 let given = |key: &str| params.get(key).is_some_and(|value| !matches!(value.as_str(), Some("")));
                 if given("proxyServer") || given("originsWithUniversalNetworkAccess") {
-                    return Err(Refusal::denied(method, "a context has no proxy and no special access to the network here"));
+                    return Err(Refusal::denied(
+                        method,
+                        "a context has no proxy and no special access to the network here",
+                    ));
                 }
                 self.ask(None, method, json!({"disposeOnDetach": true}), Then::ContextCreated { to: to.clone() });
                 Ok(None)
@@ -225,10 +233,14 @@ impl Filter {
             // The context of pages that are seen is no secret, and clients name it.
             let named = params.get("browserContextId").and_then(Value::as_str);
             let shared = |context: &str| {
-                self.targets.values().any(|target| target.is_visible && target.info.browser_context_id.as_deref() == Some(context))
+                self.targets
+                    .values()
+                    .any(|target| target.is_visible && target.info.browser_context_id.as_deref() == Some(context))
             };
             match named {
-                Some(context) if self.contexts.contains(context) || shared(context) => sent["browserContextId"] = context.into(),
+                Some(context) if self.contexts.contains(context) || shared(context) => {
+                    sent["browserContextId"] = context.into()
+                }
                 _ => return Err(Refusal { code: -32000, message: "Failed to find browser context".to_owned() }),
             }
         }
@@ -270,7 +282,9 @@ impl Filter {
         let session = self.named_session(parent, params)?;
         let text = params.get("message").and_then(Value::as_str).unwrap_or_default();
         match Command::parse(text) {
-            Ok(command) if command.session.is_none() && self.sessions.get(&session).is_some_and(|session| !session.is_flat) => {
+            Ok(command)
+                if command.session.is_none() && self.sessions.get(&session).is_some_and(|session| !session.is_flat) =>
+            {
                 self.dispatch(Some(session), command);
                 Ok(Some(json!({})))
             }
@@ -283,7 +297,9 @@ impl Filter {
         let named = params.get("sessionId").and_then(Value::as_str);
         let target = params.get("targetId").and_then(Value::as_str).filter(|_| named.is_none());
         let mut fitting = self.sessions.iter().filter(|(id, session)| {
-            session.parent.as_deref() == parent && self.root.as_ref() != Some(id) && (named == Some(id.as_str()) || target == Some(session.target.as_str()))
+            session.parent.as_deref() == parent
+                && self.root.as_ref() != Some(id)
+                && (named == Some(id.as_str()) || target == Some(session.target.as_str()))
         });
         match fitting.next() {
             Some((id, _)) => Ok(id.clone()),

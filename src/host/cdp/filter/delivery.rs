@@ -97,7 +97,7 @@ impl Filter {
 
     /// Asks for the pages whose messages wait.
     pub(super) fn pump(&mut self) {
-        if self.checks > 0 || self.is_closed {
+        if self.checks > 0 || self.is_closed || !self.in_transit.is_empty() {
             return;
         }
         self.release();
@@ -125,6 +125,10 @@ impl Filter {
     /// A check has been answered, and what it said was judged.
     pub(super) fn check_done(&mut self) {
         self.checks = self.checks.saturating_sub(1);
+        if !self.in_transit.is_empty() {
+            // The next answer tells.
+            self.held.iter_mut().for_each(|held| held.is_asked = false);
+        }
         if self.checks == 0 {
             self.release();
         }

@@ -26,9 +26,13 @@ impl Filter {
                 self.ask(Some(session), &method, sent.into(), forward());
                 Ok(None)
             }
-            "Target.getTargetInfo" if !params.contains_key("targetId") => Ok(Some(json!({"targetInfo": self.info(&target)}))),
+            "Target.getTargetInfo" if !params.contains_key("targetId") => {
+                Ok(Some(json!({"targetInfo": self.info(&target)})))
+            }
             "Target.detachFromTarget" if self.named_here(session, &params) => self.detach(Some(session), &params),
-            "Target.sendMessageToTarget" if self.named_here(session, &params) => self.send_message(Some(session), &params),
+            "Target.sendMessageToTarget" if self.named_here(session, &params) => {
+                self.send_message(Some(session), &params)
+            }
             _ if method.starts_with("Target.") => self.target_command(to, &method, &params),
             "Browser.getWindowForTarget" if !params.contains_key("targetId") => {
                 self.ask(None, &method, json!({"targetId": page}), forward());
@@ -79,6 +83,22 @@ impl Filter {
             "Page.close" => Err(Refusal::denied(&method, "only pages that the sandbox opened itself may be closed")),
             "Page.getNavigationHistory" => {
                 self.ask(Some(session), &method, json!({}), Then::History { to: to.clone() });
+                Ok(None)
+            }
+            "Page.getFrameTree" => {
+                self.ask(Some(session), &method, json!({}), Then::Frames { to: to.clone() });
+                Ok(None)
+            }
+            // The page's own scripts cannot read what other sites answered them, unless these allow it.
+            "Network.getResponseBody" | "Network.searchInResponseBody" => {
+                let request = params.get("requestId").and_then(Value::as_str).unwrap_or_default();
+                if !self.sessions.get(session).is_some_and(|session| session.readable.contains(request)) {
+                    return Err(Refusal::denied(
+                        &method,
+                        "the answer is of a site that no [[cdp_target]] allows, or is not known",
+                    ));
+                }
+                self.ask(Some(session), &method, params.into(), forward());
                 Ok(None)
             }
             "Page.printToPDF" => {
@@ -134,7 +154,11 @@ impl Filter {
         }
         let request = params.get("requestId").and_then(Value::as_str).unwrap_or_default().to_owned();
         let ends = match method {
-            "Fetch.continueRequest" | "Fetch.continueResponse" | "Fetch.continueWithAuth" | "Fetch.failRequest" | "Fetch.fulfillRequest" => true,
+            "Fetch.continueRequest"
+            | "Fetch.continueResponse"
+            | "Fetch.continueWithAuth"
+            | "Fetch.failRequest"
+            | "Fetch.fulfillRequest" => true,
             "Fetch.getResponseBody" | "Fetch.takeResponseBodyAsStream" => false,
             _ => return Err(Refusal::denied(method, Reason::Unknown.text())),
         };

@@ -34,7 +34,10 @@ impl Filter {
         let Some(session) = self.sessions.get_mut(id).filter(|session| !session.runtime.is_told) else { return };
         session.runtime.is_told = true;
         for event in session.runtime.contexts.values().cloned().collect::<Vec<_>>() {
-            let payload = super::delivery::Payload::Event { method: "Runtime.executionContextCreated", params: &event.to_string() };
+            let payload = super::delivery::Payload::Event {
+                method: "Runtime.executionContextCreated",
+                params: &event.to_string(),
+            };
             self.pass_on(id, &payload);
         }
     }
@@ -61,7 +64,8 @@ impl Filter {
     pub(super) fn run_script(&mut self, id: &str, to: &Reply, method: &str, mut params: Params) -> Outcome {
         let Some(session) = self.sessions.get_mut(id) else { return Err(Refusal::not_found("")) };
         // Objects name their context themselves; workers do not navigate.
-        let bound = !session.has_frames() || method == "Runtime.callFunctionOn" && params.get("objectId").is_some_and(Value::is_string);
+        let bound = !session.has_frames()
+            || method == "Runtime.callFunctionOn" && params.get("objectId").is_some_and(Value::is_string);
         if bound {
             self.ask(Some(id), method, params.into(), Then::Forward { to: to.clone() });
             return Ok(None);
@@ -84,11 +88,14 @@ impl Filter {
             match (&by_name, &by_number) {
                 (Some(name), None) => context["uniqueId"] == *name,
                 (None, Some(number)) => context["id"] == *number,
-                (None, None) => context["auxData"]["isDefault"] == true && context["auxData"]["frameId"] == session.target.as_str(),
+                (None, None) => {
+                    context["auxData"]["isDefault"] == true && context["auxData"]["frameId"] == session.target.as_str()
+                }
                 (Some(_), Some(_)) => false,
             }
         };
-        let found = session.runtime.contexts.values().find(fits).and_then(|event| event["context"]["uniqueId"].as_str());
+        let found =
+            session.runtime.contexts.values().find(fits).and_then(|event| event["context"]["uniqueId"].as_str());
         let Some(unique) = found.map(str::to_owned) else {
             let message = if by_name.is_none() && by_number.is_none() {
                 "Cannot find default execution context"
@@ -133,7 +140,8 @@ impl Filter {
         let mut origins: Vec<String> = self.rules.origins().chain(here).collect();
         origins.sort();
         origins.dedup();
-        let elsewhere: Vec<String> = origins.iter().map(|origin| format!("location.origin !== {}", Value::from(origin.as_str()))).collect();
+        let elsewhere: Vec<String> =
+            origins.iter().map(|origin| format!("location.origin !== {}", Value::from(origin.as_str()))).collect();
         let elsewhere = if elsewhere.is_empty() { "true".to_owned() } else { elsewhere.join(" && ") };
         let source = format!("if ({elsewhere}) throw \"agent-creds: this script may not run here\";\n{source}");
         params.insert("source".to_owned(), source.into());

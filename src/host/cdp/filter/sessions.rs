@@ -26,8 +26,10 @@ pub(super) struct Session {
     pub(super) runtime: Runtime,
     /// Requests that Chrome has paused, and that the client may decide on.
     pub(super) paused: BTreeSet<String>,
-    /// Requests for pages that the client may not see.
+    /// Requests for what the client may not see.
     pub(super) suppressed: BTreeSet<String>,
+    /// Requests whose answers the client may read.
+    pub(super) readable: BTreeSet<String>,
 }
 
 /// What is known of the execution contexts of a session's target.
@@ -63,6 +65,7 @@ impl Session {
             runtime: Runtime::default(),
             paused: BTreeSet::new(),
             suppressed: BTreeSet::new(),
+            readable: BTreeSet::new(),
         }
     }
 
@@ -93,7 +96,10 @@ impl Filter {
         let kind = self.targets.get(target).map(|target| target.info.kind.clone()).unwrap_or_default();
         let wanted = self.auto.as_ref().is_some_and(|auto| auto.filter.wants(&kind));
         let has = self.attaching.contains_key(target)
-            || self.sessions.values().any(|session| session.is_auto && session.parent.is_none() && session.target == target);
+            || self
+                .sessions
+                .values()
+                .any(|session| session.is_auto && session.parent.is_none() && session.target == target);
         // What belongs to a page comes with the page.
         if wanted && !has && kind != "iframe" && kind != "worker" {
             self.attaching.insert(target.to_owned(), Vec::new());
@@ -145,14 +151,21 @@ impl Filter {
             return;
         }
         self.held.retain(|held| held.session.as_deref() != Some(id));
-        let lost: Vec<u64> = self.pending.iter().filter(|(_, pending)| pending.session.as_deref() == Some(id)).map(|(&key, _)| key).collect();
-        let gone = || Refusal { code: -32000, message: "Target closed, or no longer allowed by a [[cdp_target]]".to_owned() };
+        let lost: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| pending.session.as_deref() == Some(id))
+            .map(|(&key, _)| key)
+            .collect();
+        let gone =
+            || Refusal { code: -32000, message: "Target closed, or no longer allowed by a [[cdp_target]]".to_owned() };
         for key in lost {
             if let Some(to) = self.pending.remove(&key).and_then(|pending| pending.then.reply()) {
                 self.refuse_without_check(&to, gone());
             }
         }
-        let parked = self.sessions.get_mut(id).map(|session| std::mem::take(&mut session.runtime.parked)).unwrap_or_default();
+        let parked =
+            self.sessions.get_mut(id).map(|session| std::mem::take(&mut session.runtime.parked)).unwrap_or_default();
         for (command, ..) in parked {
             self.refuse_without_check(&Reply { session: Some(id.to_owned()), id: command }, gone());
         }
@@ -179,7 +192,8 @@ impl Filter {
         self.learn(info);
         let mut session = Session::new(&target, &kind, Some(parent.to_owned()), flat);
         session.is_auto = true;
-        if !self.sessions.contains_key(parent) || self.sessions.len() >= MAX_SESSIONS || !self.is_part(&target, parent) {
+        if !self.sessions.contains_key(parent) || self.sessions.len() >= MAX_SESSIONS || !self.is_part(&target, parent)
+        {
             self.ask(Some(&id), "Runtime.runIfWaitingForDebugger", json!({}), Then::Ignore);
             self.ask(Some(parent), "Target.detachFromTarget", json!({"sessionId": id}), Then::Ignore);
             return;
@@ -199,7 +213,8 @@ impl Filter {
             let url = self.targets.get(target).map(|target| target.info.url.clone()).unwrap_or_default();
             WebUrl::parse(url.strip_prefix("blob:").unwrap_or(&url)).map(|url| url.origin())
         };
-        let same = origin(target).is_some() && origin(target) == self.sessions.get(parent).and_then(|parent| origin(&parent.target));
+        let same = origin(target).is_some()
+            && origin(target) == self.sessions.get(parent).and_then(|parent| origin(&parent.target));
         // A frame that has not begun to load has no address yet; it is judged again when it has.
         let empty = info.kind == "iframe" && matches!(info.url.as_str(), "" | "about:blank" | "about:srcdoc");
         same || empty || self.rules.judge(&info.kind, &info.title, &info.url) == Match::Yes

@@ -60,8 +60,12 @@ impl Filter {
 
     /// Whether the sandbox opened it itself.
     pub(super) fn is_own(&self, target: &str) -> bool {
-        let in_own_context =
-            || self.targets.get(target).and_then(|target| target.info.browser_context_id.as_ref()).is_some_and(|context| self.contexts.contains(context));
+        let in_own_context = || {
+            self.targets
+                .get(target)
+                .and_then(|target| target.info.browser_context_id.as_ref())
+                .is_some_and(|context| self.contexts.contains(context))
+        };
         self.owned.contains(target) || in_own_context()
     }
 
@@ -94,6 +98,13 @@ impl Filter {
         if id.is_empty() {
             return;
         }
+        // While a document takes the place of another, there is no URL. What comes from the page just then may be of either.
+        let lost = |target: &Target| info.url.is_empty() && !target.info.url.is_empty();
+        if self.targets.get(&id).is_some_and(lost) {
+            self.in_transit.insert(id);
+            return;
+        }
+        self.in_transit.remove(&id);
         let opened_by_own = info.opener_id.as_deref().is_some_and(|opener| self.owned.contains(opener));
         let known = self.targets.get_mut(&id);
         let changed = known.as_ref().is_none_or(|target| target.info != info);
@@ -130,6 +141,7 @@ impl Filter {
         for session in self.sessions_of(id) {
             self.end_session(&session, false);
         }
+        self.in_transit.remove(id);
         self.targets.remove(id);
         self.owned.remove(id);
         self.attached(id);
@@ -214,6 +226,15 @@ impl Filter {
             }
             Match::ButTitle | Match::No => false,
         }
+    }
+}
+
+impl Filter {
+    /// Whether the client may read what came from `url`: where the page may be, and what is of its own origin.
+    pub(super) fn may_read(&self, page: &str, url: &str) -> bool {
+        let here = self.targets.get(page).and_then(|target| WebUrl::parse(&target.info.url)).map(|url| url.origin());
+        let there = WebUrl::parse(url.strip_prefix("blob:").unwrap_or(url)).map(|url| url.origin());
+        url.starts_with("data:") || here.is_some() && here == there || self.may_go(page, url)
     }
 }
 
