@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::support::netns::sdk_python;
 use crate::support::probe::eventually;
@@ -258,8 +259,9 @@ impl Raw {
     /// Connects to a WebSocket of the filter.
     pub async fn connect(port: u16, path: &str) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (socket, _) =
-            tokio_tungstenite::client_async(format!("ws://localhost:{port}{path}"), stream).await.unwrap();
+        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let url = format!("ws://localhost:{port}{path}");
+        let (socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await.unwrap();
         Self { socket, next: 0, got: Vec::new() }
     }
 

@@ -111,7 +111,7 @@ async fn the_forbidden_tab_is_not_there_for_whoever_asks() {
         .call(
             Some(&session),
             "Target.setAutoAttach",
-            json!({"autoAttach": true, "flatten": true, "waitForDebuggerOnStart": true}),
+            json!({"autoAttach": true, "flatten": true, "waitForDebuggerOnStart": false}),
         )
         .await;
     let url = format!("{}/frame", world.app.origin);
