@@ -317,7 +317,8 @@ impl Filter {
     /// Sends a command of the filter's own, or one of the client's, to Chrome.
     fn ask(&mut self, session: Option<&str>, method: &str, params: Value, then: Then) {
         self.next += 1;
-        let mut message = json!({"id": self.next, "method": method, "params": params});
+        let mut message = json!({"id": self.next, "method": method});
+        message["params"] = params;
         if let Some(session) = session {
             message["sessionId"] = session.into();
         }

@@ -47,11 +47,8 @@ impl Filter {
     }
 
     pub(super) fn refuse(&mut self, to: &Reply, refusal: Refusal) {
-        self.refuse_without_check(to, refusal);
-    }
-
-    pub(super) fn refuse_without_check(&mut self, to: &Reply, refusal: Refusal) {
-        let error = json!({"code": refusal.code, "message": refusal.message}).to_string();
+        let Refusal { code, message } = refusal;
+        let error = json!({"code": code, "message": message}).to_string();
         self.deliver(to.session.as_deref(), &Payload::Answer { id: to.id, key: "error", value: &error }, None);
     }
 

@@ -161,13 +161,13 @@ impl Filter {
             || Refusal { code: -32000, message: "Target closed, or no longer allowed by a [[cdp_target]]".to_owned() };
         for key in lost {
             if let Some(to) = self.pending.remove(&key).and_then(|pending| pending.then.reply()) {
-                self.refuse_without_check(&to, gone());
+                self.refuse(&to, gone());
             }
         }
         let parked =
             self.sessions.get_mut(id).map(|session| std::mem::take(&mut session.runtime.parked)).unwrap_or_default();
         for (command, ..) in parked {
-            self.refuse_without_check(&Reply { session: Some(id.to_owned()), id: command }, gone());
+            self.refuse(&Reply { session: Some(id.to_owned()), id: command }, gone());
         }
         let Some(session) = self.sessions.remove(id) else { return };
         if detach {

@@ -1,5 +1,7 @@
 //! The filter against a browser that is played here, in exchanges as clients and Chrome have them.
 
+#![allow(clippy::needless_pass_by_value, reason = "tests read better with values than with references to them")]
+
 mod hostile;
 mod laws;
 mod pages;
