@@ -186,9 +186,10 @@ async fn an_edit_of_the_rules_reaches_open_sessions() {
     assert_eq!(client.event("Target.detachedFromTarget").await["params"]["sessionId"], session.as_str());
     assert!(page.next().await.is_none(), "the page's WebSocket is closed");
     client.event("Target.targetDestroyed").await;
+    assert_eq!(client.call(Some(&session), "Page.enable", json!({})).await["error"]["code"], -32001);
+    // All that the edit brought has come, in whatever order.
     let created = client.got.iter().filter(|message| message["method"] == "Target.targetCreated").count();
     assert_eq!(created, 2, "{:?}", client.got);
-    assert_eq!(client.call(Some(&session), "Page.enable", json!({})).await["error"]["code"], -32001);
     let (status, _) = ask(world.port, "GET", &path, &[]).await;
     assert_eq!(status, 404);
 }
