@@ -279,7 +279,10 @@ impl Raw {
     /// The next message; `None` when the WebSocket was closed.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
-            match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a message in time") {
+            let Ok(message) = tokio::time::timeout(PATIENCE, self.socket.next()).await else {
+                panic!("no message in time; the last were {:?}", &self.got[self.got.len().saturating_sub(5)..]);
+            };
+            match message {
                 Some(Ok(Message::Text(text))) => {
                     let message: Value = serde_json::from_str(&text).unwrap();
                     self.got.push(message.clone());

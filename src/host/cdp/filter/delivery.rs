@@ -14,6 +14,8 @@ use super::{Filter, Output, Refusal, Reply};
 pub(super) struct Held {
     /// The session it is of; `None` needs no check, and only keeps its place.
     pub(super) session: Option<String>,
+    /// The command that it answers: when the answer is dropped, the client is told so.
+    pub(super) answers: Option<i64>,
     text: String,
     /// Whether a check that covers it has been begun.
     is_asked: bool,
@@ -63,6 +65,14 @@ impl Filter {
     }
 
     fn deliver(&mut self, session: Option<&str>, payload: &Payload<'_>, check: Option<&str>) {
+        let answers = match payload {
+            Payload::Answer { id, .. } => Some(*id),
+            Payload::Event { .. } => None,
+        };
+        self.wrap(session, payload, check, answers);
+    }
+
+    fn wrap(&mut self, session: Option<&str>, payload: &Payload<'_>, check: Option<&str>, answers: Option<i64>) {
         let wrapped = session.filter(|id| self.root.as_deref() != Some(id)).and_then(|id| {
             let session = self.sessions.get(id).filter(|session| !session.is_flat)?;
             Some((id.to_owned(), session.parent.clone(), session.target.clone()))
@@ -70,18 +80,18 @@ impl Filter {
         if let Some((id, parent, target)) = wrapped {
             let params = json!({"sessionId": id, "targetId": target, "message": payload.render(None)}).to_string();
             let payload = Payload::Event { method: "Target.receivedMessageFromTarget", params: &params };
-            return self.deliver(parent.as_deref(), &payload, check);
+            return self.wrap(parent.as_deref(), &payload, check, answers);
         }
         let text = payload.render(session.filter(|id| self.root.as_deref() != Some(id)));
-        self.hold(text, check.map(str::to_owned));
+        self.hold(text, check.map(str::to_owned), answers);
     }
 
     /// A message that is complete, and says nothing of a page.
     pub(super) fn deliver_text(&mut self, text: String) {
-        self.hold(text, None);
+        self.hold(text, None, None);
     }
 
-    fn hold(&mut self, text: String, session: Option<String>) {
+    fn hold(&mut self, text: String, session: Option<String>, answers: Option<i64>) {
         if self.is_closed {
             return;
         }
@@ -89,7 +99,7 @@ impl Filter {
             self.out.push(Output::Client(text));
             return;
         }
-        self.held.push_back(Held { session, text, is_asked: false });
+        self.held.push_back(Held { session, answers, text, is_asked: false });
     }
 
     /// Asks for the pages whose messages wait.

@@ -1,10 +1,11 @@
 //! Sessions: who is attached to what, and how an attachment ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
 use super::answers::Then;
+use super::delivery::Held;
 use super::targets::Info;
 use super::{Filter, MAX_SESSIONS, Refusal, Reply};
 use crate::host::cdp::rules::{Match, WebUrl};
@@ -150,7 +151,9 @@ impl Filter {
         if !self.sessions.contains_key(id) {
             return;
         }
-        self.held.retain(|held| held.session.as_deref() != Some(id));
+        let (dropped, kept): (VecDeque<Held>, _) =
+            std::mem::take(&mut self.held).into_iter().partition(|held| held.session.as_deref() == Some(id));
+        self.held = kept;
         let lost: Vec<u64> = self
             .pending
             .iter()
@@ -164,9 +167,9 @@ impl Filter {
                 self.refuse(&to, gone());
             }
         }
-        let parked =
-            self.sessions.get_mut(id).map(|session| std::mem::take(&mut session.runtime.parked)).unwrap_or_default();
-        for (command, ..) in parked {
+        let parked = self.sessions.get_mut(id).map(|session| std::mem::take(&mut session.runtime.parked));
+        let parked = parked.into_iter().flatten().map(|(command, ..)| command);
+        for command in dropped.iter().filter_map(|held| held.answers).chain(parked) {
             self.refuse(&Reply { session: Some(id.to_owned()), id: command }, gone());
         }
         let Some(session) = self.sessions.remove(id) else { return };

@@ -125,7 +125,9 @@ impl Filter {
 
     /// Chrome says that a page is at `url` now; its title is not known yet.
     pub(super) fn moved(&mut self, id: &str, url: &str) {
-        if let Some(target) = self.targets.get_mut(id).filter(|target| target.info.url != url) {
+        if url.is_empty() {
+            self.in_transit.insert(id.to_owned());
+        } else if let Some(target) = self.targets.get_mut(id).filter(|target| target.info.url != url) {
             target.info.title = String::new();
             url.clone_into(&mut target.info.url);
             self.judge(id, true);

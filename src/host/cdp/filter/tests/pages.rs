@@ -33,7 +33,7 @@ fn what_a_page_says_when_it_has_left_is_dropped() {
     world.goes("APP", "https://bank.example/", SECRET, false);
     world.answers(&document, json!({"root": SECRET}));
     assert_eq!(world.events("Target.detachedFromTarget").len(), 1);
-    assert!(world.got.iter().all(|message| message["id"] != id));
+    assert!(world.answer(id)["error"]["message"].as_str().unwrap().contains("no longer allowed"));
     assert!(!format!("{:?}", world.got).contains(SECRET));
     world.event(&session, "Page.loadEventFired", json!({"x": SECRET}));
     assert!(!format!("{:?}", world.got).contains(SECRET));
