@@ -18,6 +18,7 @@ mod bad_input;
 mod docker;
 mod docs;
 mod fleet;
+mod host;
 mod isolation;
 mod layers;
 mod leaks;

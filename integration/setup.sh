@@ -3,8 +3,8 @@
 #
 #   integration/setup.sh demo   what the demo needs; where Docker answers, the images and helpers of the sandboxes too
 #   integration/setup.sh test   that, and what the tests need: the oldest Envoy that is supported, Docker (its engine has to run
-#                               already) with the images and gVisor's runtime, network tools, the Python SDKs in
-#                               target/sdk-venv
+#                               already) with the images and gVisor's runtime, network tools, Chromium, the Python
+#                               SDKs in target/sdk-venv
 #
 # Missing Debian packages are installed as root or with a `sudo` that asks no password; otherwise this says what to
 # install and fails. Nothing is ever skipped silently. Quiet when there is nothing to do.
@@ -30,6 +30,7 @@ missing() {
     have openssl || echo openssl
     have git || echo git
     have gh || echo gh
+    have chromium || echo chromium
     if ! have unshare || ! have nsenter || ! have setpriv || ! have flock; then echo util-linux; fi
 }
 

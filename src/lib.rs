@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Direction of dependencies (held by a test, `integration/layers.rs`):
-//! `domain` ← {`config`, `xds`, `vault`, `pki`, `envoy`, `sandbox`, `control`} ← {`server`, `launch`} ← `cli` ← `bin/*`. Siblings do not import each other; the
+//! `domain` ← {`config`, `xds`, `vault`, `pki`, `envoy`, `sandbox`, `host`, `control`} ← {`server`, `launch`} ← `cli` ← `bin/*`. Siblings do not import each other; the
 //! composition roots pass channels and trait objects. `metrics`, `telemetry` and `shutdown` are leaves every adapter may use.
 
 pub mod cli;
@@ -23,6 +23,8 @@ pub mod control;
 pub mod domain;
 #[cfg(feature = "host")]
 pub mod envoy;
+#[cfg(feature = "host")]
+pub mod host;
 #[cfg(feature = "host")]
 pub mod launch;
 #[cfg(feature = "host")]
