@@ -80,11 +80,7 @@ struct This {
 }
 
 /// Asks the server, and says what it said.
-pub(super) fn run(
-    args: StatusArgs,
-    folder: Option<PathBuf>,
-    out: &mut dyn Write,
-) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: StatusArgs, folder: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let state = absolute(&state_dir(folder.clone())?)?;
     let sockets = absolute(&runtime_dir(args.runtime.runtime_dir, folder)?)?;
     let executor =
@@ -196,7 +192,8 @@ fn trouble(status: &GetStatusResponse, problems: &mut Vec<String>) {
     for rejected in &status.rejected {
         let lines: Vec<_> = rejected.lines.iter().map(|line| printable(line)).collect();
         let from = if lines.is_empty() { String::new() } else { format!(" (from {})", lines.join(", ")) };
-        let (node, ty, message) = (printable(&rejected.node), printable(&rejected.r#type), printable(&rejected.message));
+        let (node, ty, message) =
+            (printable(&rejected.node), printable(&rejected.r#type), printable(&rejected.message));
         problems.push(format!("Envoy {node} rejected a {ty}{from}: {message}"));
     }
     for credential in &status.credentials {
@@ -214,7 +211,8 @@ fn trouble(status: &GetStatusResponse, problems: &mut Vec<String>) {
 }
 
 fn as_text(report: &Report, now: i64, colours: bool) -> String {
-    let paint = |colour: u8, text: &str| if colours { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() };
+    let paint =
+        |colour: u8, text: &str| if colours { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() };
     let mut text = String::new();
     let mut say = |what: &str, state: String| text.push_str(&format!("{what:<13} {state}\n"));
     match &report.server {
@@ -234,7 +232,8 @@ fn as_text(report: &Report, now: i64, colours: bool) -> String {
         None => {}
     }
     if report.server.is_some() {
-        let counts: Vec<_> = report.sandboxes.iter().map(|counted| format!("{} {}", counted.count, counted.state)).collect();
+        let counts: Vec<_> =
+            report.sandboxes.iter().map(|counted| format!("{} {}", counted.count, counted.state)).collect();
         say("sandboxes", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") });
     }
     if let Some(This { name, state, requests, refused }) = &report.this_sandbox {
@@ -286,7 +285,8 @@ mod tests {
             refused: 1,
             ..Default::default()
         };
-        let report = report(Ok((well(), vec![sandbox])), Some(Path::new("/p/agent-creds.toml")), Some(NOW + 86400 * 100), NOW);
+        let report =
+            report(Ok((well(), vec![sandbox])), Some(Path::new("/p/agent-creds.toml")), Some(NOW + 86400 * 100), NOW);
         assert!(report.healthy);
         let expected = "\
 server        version 0.1.0, process 7, up 2h1m
@@ -319,7 +319,12 @@ all is well
             envoy_connected: false,
             ..well()
         };
-        let partial = Sandbox { name: "s".into(), state: State::Partial.into(), detail: "rules lost".into(), ..Default::default() };
+        let partial = Sandbox {
+            name: "s".into(),
+            state: State::Partial.into(),
+            detail: "rules lost".into(),
+            ..Default::default()
+        };
         let report = report(Ok((status, vec![partial])), None, Some(NOW + 60), NOW);
         assert!(!report.healthy);
         let text = as_text(&report, NOW, false);
