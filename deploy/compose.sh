@@ -40,7 +40,7 @@ images() {
 }
 
 up() {
-    local deadline=$((SECONDS + ${UP_SECONDS:-120})) id health
+    local deadline id health
     need_docker
     secrets_file
     images
@@ -49,6 +49,7 @@ up() {
     compose "${arguments[@]}" up -d --remove-orphans
     say "waiting until it is well"
     id=$(compose ps -q server)
+    deadline=$((SECONDS + ${UP_SECONDS:-120}))
     while :; do
         health=$(docker inspect --format '{{.State.Health.Status}}' "$id")
         if [[ $health == healthy ]] && [[ $(ready "$id") == *'"connected": true'* ]]; then break; fi
@@ -61,7 +62,7 @@ up() {
     local port=${AGENT_CREDS_PORT:-15443} listen=${AGENT_CREDS_LISTEN:-127.0.0.1}
     cat <<END
 agent-creds    $listen:$port          curl --cacert ca.pem --connect-to ::$listen:$port https://…
-CA             docker exec $project-server-1 agent-creds ca show   (the file: docker cp, or the volume)
+CA             docker exec ${id:0:12} cat /var/lib/agent-creds/ca/ca.pem > ca.pem
 status         http://127.0.0.1:${AGENT_CREDS_HTTP_PORT:-9902}/readyz
 Prometheus     http://127.0.0.1:${PROMETHEUS_PORT:-9090}
 END
