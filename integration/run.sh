@@ -16,7 +16,7 @@ if "$cargo" test --locked --test integration 2>&1 | tee "$log"; then
     exit 0
 fi
 # After the last `failures:` libtest lists the names.
-mapfile -t failed < <(tac "$log" | sed -n '/^test result: FAILED/,/^failures:$/ s/^    \([^ ]*\)$/\1/p' | sort)
+mapfile -t failed < <(tac "$log" | sed -n '/^test result: FAILED/,/^failures:$/ s/^    \([^ ]*\)$/\1/p' | sort -u)
 if ((${#failed[@]} == 0 || ${#failed[@]} > most)); then
     printf 'integration/run.sh: %d tests failed\n' "${#failed[@]}" >&2
     exit 1
