@@ -212,13 +212,23 @@ fn each_mistake_has_its_place_and_its_hint() {
         ),
         (
             "[[browser_target]]\nurl = \"file:///etc/passwd\"",
-            "p.toml:2:7: `file:///etc/passwd` is no web address\n    help: only pages are opened: begin with https:// or \
-             http://",
+            "p.toml:2:7: `file:///etc/passwd` matches no URL: only http:// and https:// are pages of the web\n    help: write \
+             scheme, host and path, as in \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it",
         ),
         (
             "[[browser_target]]\nurl = \"https://claude.ai@evil.example/\"",
-            "p.toml:2:7: `https://claude.ai@evil.example/` has no host, or a user before it\n    help: write scheme, host and \
-             path, as in https://claude.ai/oauth/authorize*",
+            "p.toml:2:7: `https://claude.ai@evil.example/` matches no URL: a URL with a user or a password before the host is \
+             never allowed\n    help: remove what stands before the `@`",
+        ),
+        (
+            "[[browser_target]]\nurl = \"https://claude.ai/oauth?client=*\"",
+            "p.toml:2:7: `https://claude.ai/oauth?client=*` matches no URL: query and fragment take no part: whatever stands \
+             behind `?` and `#` is allowed with the rest\n    help: write \"https://claude.ai/oauth\"",
+        ),
+        (
+            "[[browser_target]]\nurl = \"*\"",
+            "p.toml:2:7: `*` matches no URL: its host can be that of no URL\n    help: write scheme, host and path, as in \
+             \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it",
         ),
         (
             "[browser_target]\nurl = \"https://a.example/\"",

@@ -1,12 +1,14 @@
 //! `[[browser_target]]` and `[[cdp_target]]`: which pages of the host's browser a sandbox may open or drive.
 //!
-//! Patterns are kept as text; here they get only the checks that hold for every pattern.
+//! The patterns of `[[cdp_target]]` are kept as text; here they get only the checks that hold for every pattern.
 
 use std::sync::Arc;
 
 use super::diagnostic::quoted;
 use super::reader::Item;
 use crate::domain::policy::Origin;
+use crate::domain::quoting::toml_string;
+use crate::domain::web::{UrlPattern, UrlPatternError};
 
 /// The longest pattern, in bytes.
 const MAX_PATTERN: usize = 2048;
@@ -14,8 +16,10 @@ const MAX_PATTERN: usize = 2048;
 /// A URL that a sandbox may open in the host's browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrowserTarget {
-    /// The URL, with `*` for any text; `http` or `https`, without user information.
+    /// As it is written.
     pub url: Arc<str>,
+    /// What it matches.
+    pub pattern: UrlPattern,
     /// The line of `url`.
     pub origin: Origin,
 }
@@ -44,7 +48,8 @@ impl BrowserTarget {
         let url = table.required("url", "\"https://claude.ai/oauth/authorize*\"");
         table.finish();
         let url = url?;
-        Some(Self { url: read_url(&url)?, origin: url.origin() })
+        let (text, pattern) = read_url(&url)?;
+        Some(Self { url: text, pattern, origin: url.origin() })
     }
 }
 
@@ -92,18 +97,27 @@ fn read_pattern(item: &Item<'_, '_>) -> Option<Arc<str>> {
     None
 }
 
-fn read_url(item: &Item<'_, '_>) -> Option<Arc<str>> {
+fn read_url(item: &Item<'_, '_>) -> Option<(Arc<str>, UrlPattern)> {
     let url = read_pattern(item)?;
-    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
-        let hint = "only pages are opened: begin with https:// or http://".to_owned();
-        item.wrong(format_args!("{} is no web address", quoted(&url)), Some(hint));
-        return None;
-    };
-    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
-    if authority.is_empty() || authority.contains('@') {
-        let hint = "write scheme, host and path, as in https://claude.ai/oauth/authorize*".to_owned();
-        item.wrong(format_args!("{} has no host, or a user before it", quoted(&url)), Some(hint));
-        return None;
+    match UrlPattern::parse(&url) {
+        Ok(pattern) => Some((url, pattern)),
+        Err(error) => {
+            item.wrong(format_args!("{} matches no URL: {error}", quoted(&url)), Some(url_hint(&url, error)));
+            None
+        }
     }
-    Some(url)
+}
+
+fn url_hint(url: &str, error: UrlPatternError) -> String {
+    let without = |url: &str| format!("write {}", toml_string(url));
+    match error {
+        UrlPatternError::Query => without(url.split(['?', '#']).next().unwrap_or_default()),
+        UrlPatternError::Port => "write a number from 1 to 65535, or `*` for any port".to_owned(),
+        UrlPatternError::User => "remove what stands before the `@`".to_owned(),
+        UrlPatternError::Path => "write the path as the browser shows it".to_owned(),
+        UrlPatternError::Scheme | UrlPatternError::Host | UrlPatternError::Character => {
+            "write scheme, host and path, as in \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it"
+                .to_owned()
+        }
+    }
 }

@@ -60,19 +60,9 @@ fn a_url_pattern_stays_within_its_parts() {
 }
 
 #[test]
-fn patterns_that_can_match_nothing_are_refused() {
-    for text in [
-        "file:///etc/*",
-        "chrome://settings",
-        "https://user@example.com/",
-        "https://example.com/?a=*",
-        "https://example.com/#a",
-        "https://",
-        "https://exa mple.com/",
-        "https://example.com:99999/",
-        "",
-    ] {
-        assert_eq!(Rule::new(None, None, Some(text)), Err(RuleError::Url), "{text}");
+fn a_rule_needs_something_that_can_match() {
+    for text in ["file:///etc/*", "https://user@example.com/", "https://example.com/?a=*", ""] {
+        assert!(matches!(Rule::new(None, None, Some(text)), Err(RuleError::Url(_))), "{text}");
     }
     assert_eq!(Rule::new(None, None, None), Err(RuleError::Empty));
 }
@@ -88,19 +78,4 @@ fn all_that_is_given_must_match() {
     let url = WebUrl::parse("http://localhost:3000/x").unwrap();
     assert!(rules.allow_navigation(&url));
     assert_eq!(rules.origins().collect::<Vec<_>>(), ["http://localhost:3000"]);
-}
-
-#[test]
-fn stars_match_any_text() {
-    for (pattern, text, expected) in [
-        ("*", "", true),
-        ("a*c", "abc", true),
-        ("a*c", "ac", true),
-        ("a*c", "ab", false),
-        ("*a*b*", "xxaxxbxx", true),
-        ("**", "é", true),
-        ("a", "ab", false),
-    ] {
-        assert_eq!(glob(pattern, text), expected, "{pattern} {text}");
-    }
 }
