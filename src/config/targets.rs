@@ -2,6 +2,7 @@
 //!
 //! The patterns of `[[cdp_target]]` are kept as text; here they get only the checks that hold for every pattern.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::diagnostic::quoted;
@@ -99,7 +100,7 @@ fn read_pattern(item: &Item<'_, '_>) -> Option<Arc<str>> {
 
 fn read_url(item: &Item<'_, '_>) -> Option<(Arc<str>, UrlPattern)> {
     let url = read_pattern(item)?;
-    match UrlPattern::parse(&url) {
+    match UrlPattern::from_str(&url) {
         Ok(pattern) => Some((url, pattern)),
         Err(error) => {
             item.wrong(format_args!("{} matches no URL: {error}", quoted(&url)), Some(url_hint(&url, error)));

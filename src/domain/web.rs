@@ -4,6 +4,7 @@
 //! query and fragment take no part.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use url::Url;
@@ -108,12 +109,10 @@ enum PortPattern {
     Exactly(u16),
 }
 
-impl UrlPattern {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// What keeps it from matching anything.
-    pub fn parse(text: &str) -> Result<Self, UrlPatternError> {
+impl FromStr for UrlPattern {
+    type Err = UrlPatternError;
+
+    fn from_str(text: &str) -> Result<Self, UrlPatternError> {
         use UrlPatternError::{Character, Host, Path, Port, Query, Scheme, User};
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(Character);
@@ -165,7 +164,9 @@ impl UrlPattern {
         let host = HostGlob::parse(host).ok_or(Host)?;
         Ok(Self { scheme, host, port, path: canonical_path(path).ok_or(Path)? })
     }
+}
 
+impl UrlPattern {
     /// Whether it matches.
     pub fn matches(&self, url: &WebUrl) -> bool {
         let url = &url.0;

@@ -4,7 +4,7 @@ use super::UrlPatternError::{Character, Host, Path, Port, Query, Scheme, User};
 use super::*;
 
 fn allows(pattern: &str, url: &str) -> bool {
-    let pattern = UrlPattern::parse(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+    let pattern = UrlPattern::from_str(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
     WebUrl::parse(url).is_some_and(|url| pattern.matches(&url))
 }
 
@@ -73,7 +73,7 @@ fn patterns_that_can_match_nothing_are_refused() {
         ("*", Host),
         ("", Host),
     ] {
-        assert_eq!(UrlPattern::parse(text), Err(error), "{text}");
+        assert_eq!(UrlPattern::from_str(text), Err(error), "{text}");
     }
 }
 
@@ -102,7 +102,7 @@ fn stars_match_any_text() {
 proptest! {
     #[test]
     fn whatever_stands_in_query_and_fragment_changes_nothing(path in "/[a-z/]{0,8}", query in "\\PC{0,40}", fragment in "\\PC{0,40}") {
-        let pattern = UrlPattern::parse("https://claude.ai/oauth*").unwrap();
+        let pattern = UrlPattern::from_str("https://claude.ai/oauth*").unwrap();
         let plain = WebUrl::parse(&format!("https://claude.ai{path}")).unwrap();
         let full = WebUrl::parse(&format!("https://claude.ai{path}?{query}#{fragment}")).unwrap();
         prop_assert_eq!(pattern.matches(&plain), pattern.matches(&full));
@@ -113,7 +113,7 @@ proptest! {
     fn no_url_of_another_host_matches(text in "[a-z:/@?#.*\\\\%]{0,30}(claude\\.ai)?[a-z:/@?#.*\\\\%]{0,30}") {
         for scheme in ["", "https://", "http:", "https:/\\"] {
             let Some(url) = WebUrl::parse(&format!("{scheme}{text}")) else { continue };
-            let pattern = UrlPattern::parse("*claude.ai/*").unwrap();
+            let pattern = UrlPattern::from_str("*claude.ai/*").unwrap();
             prop_assert_eq!(pattern.matches(&url), url.url().host_str() == Some("claude.ai") && url.url().port().is_none());
         }
     }
@@ -121,15 +121,15 @@ proptest! {
     #[test]
     fn a_pattern_without_stars_matches_the_url_it_is(text in "https?://[a-z]{1,5}\\.example(:[1-9][0-9]{0,3})?/[ -~]{0,12}") {
         let Some(url) = WebUrl::parse(&text) else { return Ok(()) };
-        if let Ok(pattern) = UrlPattern::parse(url.place()) {
+        if let Ok(pattern) = UrlPattern::from_str(url.place()) {
             prop_assert!(pattern.matches(&url));
         }
-        let _ = UrlPattern::parse(&text);
+        let _ = UrlPattern::from_str(&text);
     }
 
     #[test]
     fn nothing_panics(text in "\\PC{0,60}") {
-        let _ = UrlPattern::parse(&text);
+        let _ = UrlPattern::from_str(&text);
         let _ = WebUrl::parse(&text);
     }
 }

@@ -131,12 +131,14 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr;
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn allowed(patterns: &[&str]) -> Allowed {
-        Allowed::new(true, patterns.iter().map(|pattern| UrlPattern::parse(pattern).unwrap()))
+        Allowed::new(true, patterns.iter().map(|pattern| UrlPattern::from_str(pattern).unwrap()))
     }
 
     #[test]
@@ -212,7 +214,7 @@ mod tests {
             "https://claude.ai/oauth/authorize is not allowed. To allow it, add to agent-creds.toml, on the host:\n\n\
              [[browser_target]]\nurl = \"https://claude.ai/oauth/authorize\""
         );
-        let off = Allowed::new(false, [UrlPattern::parse("https://claude.ai/*").unwrap()]);
+        let off = Allowed::new(false, [UrlPattern::from_str("https://claude.ai/*").unwrap()]);
         assert_eq!(decide(&off, url), Err(Refusal::Off));
         assert!(!off.allows(&WebUrl::parse(url).unwrap()));
     }
@@ -244,7 +246,7 @@ mod tests {
         #[test]
         fn the_lines_that_would_allow_a_page_do(text in "https?://[a-z]{1,5}\\.example(:[1-9][0-9]{0,3})?/[ -~]{0,20}") {
             if let Err(Refusal::NotAllowed(url)) = decide(&allowed(&[]), &text) {
-                let pattern = UrlPattern::parse(url.place()).unwrap();
+                let pattern = UrlPattern::from_str(url.place()).unwrap();
                 prop_assert!(Allowed::new(true, [pattern]).allows(&url));
             }
         }

@@ -10,8 +10,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-/// What comes before all else, once the connection is there.
-pub const CONNECTED: u8 = b'+';
+use crate::domain::opening::CONNECTED;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

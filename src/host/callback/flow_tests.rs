@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use http::Request;
 
 use super::*;
@@ -132,7 +134,7 @@ fn it_takes_ten_minutes_at_most() {
 #[test]
 fn redirects_of_the_program_are_followed_where_they_may_lead() {
     let now = Instant::now();
-    let allowed = Allowed::new(true, [UrlPattern::parse("https://idp.example/done*").unwrap()]);
+    let allowed = Allowed::new(true, [UrlPattern::from_str("https://idp.example/done*").unwrap()]);
     let answered = |location: &str| {
         let mut flow = flow_of(OPENED, now);
         flow.judge(now, &request("GET", RIGHT, &[]), b"").unwrap();

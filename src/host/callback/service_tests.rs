@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::Registry;
@@ -59,7 +60,7 @@ impl Place {
         let callbacks = Callbacks::new(metrics, stopping, move |event| seen.lock().unwrap().push(event.what));
         let program = Arc::new(Program::default());
         *program.answer.lock().unwrap() = "HTTP/1.0 200 OK\r\ncontent-type: text/html\r\nset-cookie: a=b\r\n\r\n<b>done</b>".into();
-        let allowed = Allowed::new(true, [UrlPattern::parse("https://idp.example/*").unwrap()]);
+        let allowed = Allowed::new(true, [UrlPattern::from_str("https://idp.example/*").unwrap()]);
         Self { callbacks, program, events, allowed: watch::Sender::new(allowed), life, lives, stop }
     }
 
@@ -208,9 +209,9 @@ async fn a_sandbox_has_few_flows_and_loses_them_with_its_life_its_permission_and
 
     let place = Place::new();
     let port = place.flow().await;
-    place.allowed.send_replace(Allowed::new(true, [UrlPattern::parse("https://idp.example/other").unwrap()]));
+    place.allowed.send_replace(Allowed::new(true, [UrlPattern::from_str("https://idp.example/other").unwrap()]));
     place.wait_until_closed(port).await;
-    place.allowed.send_replace(Allowed::new(true, [UrlPattern::parse("https://idp.example/*").unwrap()]));
+    place.allowed.send_replace(Allowed::new(true, [UrlPattern::from_str("https://idp.example/*").unwrap()]));
     let port = place.flow().await;
     place.stop.fire();
     place.wait_until_closed(port).await;

@@ -1,5 +1,6 @@
 //! Which pages a sandbox may see: `[[cdp_target]]`, ready to match.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 pub(super) use crate::domain::web::WebUrl;
@@ -84,7 +85,7 @@ impl Rule {
         if kind.is_none() && title.is_none() && url.is_none() {
             return Err(RuleError::Empty);
         }
-        let url = url.map(UrlPattern::parse).transpose()?;
+        let url = url.map(UrlPattern::from_str).transpose()?;
         Ok(Self { kind: kind.map(Into::into), title: title.map(Into::into), url })
     }
 }
