@@ -3,6 +3,7 @@
 //! runc and gVisor, a server and an Envoy of each test's own.
 
 mod clients;
+mod host;
 mod lifecycle;
 mod live;
 mod terminal;

@@ -4,6 +4,7 @@
 //! config::watch ─ Loaded ▶ apply ─┬─ VaultState ▶ vault::Vault ───────────┐
 //!                                 └─ Fleet ▶ xds::XdsService ─────────────┤ xds.sock ⇄ Envoy (envoy::Supervisor)
 //! pki::Ca ─ leaves ──────────────────┘                                    │
+//! host: what sandboxes ask of the host, by their listener ─── host.sock ⇄ ┘
 //! status, metrics ─ http ▶ /metrics /healthz /readyz /envoy/stats/prometheus
 //! ```
 //!
@@ -17,6 +18,7 @@ mod control;
 mod credentials;
 mod envoy_container;
 mod harden;
+mod host;
 mod http;
 mod issuing;
 mod kept_envoy;
@@ -44,12 +46,13 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 
 use self::activity::Activity;
-use self::apply::Applier;
+use self::apply::{Applier, keep_applied};
 use self::auditing::{Watchers, Writer};
 use self::control::{ControlService, FleetService};
 pub use self::credentials::Environment;
 use self::credentials::{CredentialMetrics, CredentialStates, CredentialStore, KeptTokens, WatchedFile};
 use self::envoy_container::EnvoyContainer;
+use self::host::{HOST_SOCKET, HostServices};
 use self::http::Pages;
 use self::issuing::Followed;
 use self::kept_envoy::KeptEnvoy;
@@ -133,6 +136,8 @@ pub struct Options {
     pub xds: Option<SocketAddr>,
     /// How long the certificates live by which theirs are renewed.
     pub node_lifetime: Duration,
+    /// Where the host's Chrome listens, `HOST:PORT`.
+    pub chrome: String,
 }
 
 /// Why the server does not start.
@@ -155,6 +160,8 @@ struct Prepared {
     supervisor: Option<KeptEnvoy>,
     socket: UnixListener,
     control: UnixListener,
+    host: UnixListener,
+    host_services: HostServices,
     nodes: Option<Nodes>,
     http: TcpListener,
     pages: Arc<Pages>,
@@ -260,6 +267,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
 
     let socket = sockets::bind(&envoy::xds_socket(&options.runtime_dir))?;
     let control = sockets::bind(&options.runtime_dir.join(CONTROL_SOCKET))?;
+    let host_socket = options.runtime_dir.join(HOST_SOCKET);
+    let host = sockets::bind(&host_socket)?;
     let http = match TcpListener::bind(options.http).await {
         Err(error) if options.http_any_port && error.kind() == io::ErrorKind::AddrInUse => {
             TcpListener::bind(SocketAddr::new(options.http.ip(), 0)).await
@@ -297,7 +306,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         prefix: options.prefix.clone(),
         strict: options.strict,
         credentials,
-        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca),
+        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca).with_host(&host_socket),
         leaves,
         ca_dir,
         vault: vault.clone(),
@@ -309,6 +318,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     };
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
+    let host_services = HostServices::new(Arc::clone(&servings), loaded_rx.clone(), options.chrome);
     let (changes_tx, changes) = mpsc::channel(16);
     let fleet_view = FleetService {
         connections: xds.connections(),
@@ -364,6 +374,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         supervisor,
         socket,
         control,
+        host,
+        host_services,
         nodes,
         http,
         pages,
@@ -387,6 +399,8 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         supervisor,
         socket,
         control,
+        host,
+        host_services,
         nodes,
         http,
         pages,
@@ -426,6 +440,12 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     }
     let grpc_stopping = stopping.clone();
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
+
+    let host_stopping = stopping.clone();
+    tasks.spawn(async move {
+        host_services.serve(host, host_stopping).await;
+        ("the host's services for sandboxes", Ok(()))
+    });
 
     let service = ControlService { sandboxes: sandboxes.clone(), activity, status, strict, http: address };
     let control_routes = Routes::new(ControlServer::new(service))
@@ -520,49 +540,6 @@ async fn serve_grpc(routes: Routes, socket: UnixListener, stopping: Shutdown) ->
         .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stopping.wait())
         .await
         .context("cannot serve gRPC")
-}
-
-/// Applies each change of the configuration, renews certificates, and takes up a rotated CA.
-async fn keep_applied(
-    mut applier: Applier,
-    mut loaded: watch::Receiver<Arc<Loaded>>,
-    schedule: LeafSchedule,
-    stopping: Shutdown,
-) {
-    let mut renewal = tokio::time::interval(schedule.check_interval());
-    let mut ca_check = tokio::time::interval(Duration::from_secs(1));
-    let mut keys = applier.keys.clone();
-    let stopped = stopping.wait();
-    tokio::pin!(stopped);
-    loop {
-        tokio::select! {
-            () = &mut stopped => return,
-            changed = loaded.changed() => {
-                if changed.is_err() {
-                    // The watch ended; its own task says so.
-                    stopped.await;
-                    return;
-                }
-                let now = Arc::clone(&loaded.borrow_and_update());
-                // With thousands of upstreams this takes a while: checks go on, on the other threads.
-                tokio::task::block_in_place(|| applier.apply(&now));
-            }
-            Ok(()) = keys.changed() => {
-                let now = Arc::clone(&loaded.borrow());
-                tokio::task::block_in_place(|| applier.rekey(&now));
-            }
-            _ = renewal.tick() => {
-                let now = Arc::clone(&loaded.borrow());
-                tokio::task::block_in_place(|| applier.renew(&now));
-            }
-            _ = ca_check.tick() => {
-                if applier.take_up_ca().await {
-                    let now = Arc::clone(&loaded.borrow());
-                    tokio::task::block_in_place(|| applier.renew(&now));
-                }
-            }
-        }
-    }
 }
 
 /// The same vault, with its decisions shown and written down as `serve` has it, in `state_dir`, until the second value is dropped:

@@ -102,6 +102,20 @@ title = "*My App*"
     assert_eq!(&*project.browser_targets[0].url, "https://claude.ai/oauth/authorize*");
     assert_eq!(project.cdp_targets[0].kind.as_deref(), Some("page"));
     assert_eq!(project.cdp_targets[0].title.as_deref(), Some("*My App*"));
+    assert_eq!(project.cdp_targets[0].port, 9222);
+    assert!(project.cdp_ports().is_empty(), "use_host_browser_cdp = false");
+}
+
+#[test]
+fn the_browser_is_found_at_the_ports_of_its_targets() {
+    let text = "[[cdp_target]]\nurl = \"https://a.example/*\"\nport = 9_333\n[[cdp_target]]\ntype = \"page\"\n";
+    assert_eq!(parse(text).unwrap().cdp_ports().into_iter().collect::<Vec<_>>(), [9222, 9333]);
+    assert_eq!(parse("").unwrap().cdp_ports().into_iter().collect::<Vec<_>>(), [9222]);
+    let target = |port: usize| format!("[[cdp_target]]\ntype = \"page\"\nport = {port}\n");
+    assert!(parse(&(2000..2016).map(target).collect::<String>()).is_ok());
+    assert!(
+        parse(&(2000..2017).map(target).collect::<String>()).unwrap_err().to_string().contains("more than 16 ports")
+    );
 }
 
 #[test]
@@ -224,6 +238,18 @@ fn each_mistake_has_its_place_and_its_hint() {
             "[browser_target]\nurl = \"https://a.example/\"",
             "p.toml:1:2: `browser_target` must be a list of tables\n    help: write [[browser_target]]",
         ),
+        (
+            "[[cdp_target]]\nurl = \"https://a.example/?x=*\"",
+            "p.toml:2:7: `https://a.example/?x=*` matches no page: a URL pattern is http:// or https://, a host, and a path; `*` \
+             stands at the beginning of a host or within one of its labels, for the port, or anywhere in the path; there is no \
+             user, query or fragment\n    help: write it as in url = \"http://localhost:3000/*\"",
+        ),
+        (
+            "[[cdp_target]]\ntype = \"page\"\nport = 80",
+            "p.toml:3:8: a sandbox's programs cannot be found at port 80\n    help: write a port from 1024 to 65535, as in port = \
+             9222",
+        ),
+        ("[[cdp_target]]\ntype = \"page\"\nport = \"9222\"", "p.toml:3:8: `port` must be a whole number, not a string"),
         (
             "[[cdp_target]]",
             "p.toml:1:1: a `cdp_target` with no field would allow every page\n    help: add type, title or url, as in title = \
