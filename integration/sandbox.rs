@@ -4,6 +4,7 @@
 
 mod browser;
 mod clients;
+mod host;
 mod lifecycle;
 mod live;
 mod oauth;

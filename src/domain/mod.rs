@@ -13,5 +13,6 @@ pub mod quoting;
 pub mod revocations;
 pub mod secret;
 pub mod span;
+// Needs a parser of URLs, which only the host has.
 #[cfg(feature = "host")]
 pub mod web;

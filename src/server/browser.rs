@@ -18,18 +18,19 @@ use tokio::sync::watch;
 use self::inside::Container;
 use super::activity::{Activity, Level, shown};
 use super::credentials;
-use super::sandboxes::{DockerHost, Sandboxes};
+use super::host::Caller;
+use super::sandboxes::{DockerHost, Life};
 use crate::config::{Loaded, ProjectConfig, ProjectKind};
-use crate::domain::names::SandboxId;
+use crate::domain::names::{Instance, SandboxId};
 use crate::host::callback::{Callbacks, Event, Happened, Wish};
 use crate::host::metrics::BrowserMetrics;
 use crate::host::open::{Allowed, Opening, Pace, Refusal, decide};
 use crate::host::opener::Opener;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{self, Trigger};
 
 /// Opens pages for sandboxes.
 pub(super) struct Browser {
-    sandboxes: Sandboxes,
+    lives: Lives,
     activity: Arc<Activity>,
     docker_host: DockerHost,
     loaded: watch::Receiver<Arc<Loaded>>,
@@ -37,7 +38,11 @@ pub(super) struct Browser {
     callbacks: Callbacks,
     metrics: BrowserMetrics,
     paces: Mutex<HashMap<SandboxId, Paces>>,
+    end: Trigger,
 }
+
+/// Finds this life of a sandbox, if it still is.
+type Lives = Box<dyn Fn(&SandboxId, &Instance) -> Option<Life> + Send + Sync>;
 
 /// How often a sandbox has pages opened, and how often people are told that one was refused.
 #[derive(Default)]
@@ -55,7 +60,7 @@ pub(super) struct Answer {
 
 /// What opens pages, and what it needs of the rest of the server.
 pub(super) struct BrowserParts {
-    pub(super) sandboxes: Sandboxes,
+    pub(super) lives: Lives,
     pub(super) activity: Arc<Activity>,
     pub(super) docker_host: DockerHost,
     pub(super) loaded: watch::Receiver<Arc<Loaded>>,
@@ -65,13 +70,14 @@ pub(super) struct BrowserParts {
 }
 
 impl Browser {
-    /// Its callback ports close when `stopping` is fired.
-    pub(super) fn new(parts: BrowserParts, stopping: Shutdown) -> Self {
-        let BrowserParts { sandboxes, activity, docker_host, loaded, browser, metrics } = parts;
+    /// Nothing is opened yet.
+    pub(super) fn new(parts: BrowserParts) -> Self {
+        let (end, stopping) = shutdown::channel();
+        let BrowserParts { lives, activity, docker_host, loaded, browser, metrics } = parts;
         let told = Arc::clone(&activity);
         let callbacks = Callbacks::new(metrics.clone(), stopping, move |event| tell(&told, &event));
         Self {
-            sandboxes,
+            lives,
             activity,
             docker_host,
             loaded,
@@ -79,18 +85,25 @@ impl Browser {
             callbacks,
             metrics,
             paces: Mutex::default(),
+            end,
         }
     }
 
+    /// Closes all callback ports, for good.
+    pub(super) fn end(&self) {
+        self.end.fire();
+    }
+
     /// Opens a page for a sandbox, as `body` has it.
-    pub(super) async fn open(&self, sandbox: &SandboxId, body: &[u8]) -> Answer {
-        let (result, status, text) = self.try_open(sandbox, body).await;
+    pub(super) async fn open(&self, caller: &Caller, body: &[u8]) -> Answer {
+        let (result, status, text) = self.try_open(caller, body).await;
         self.metrics.opened.with_label_values(&[result]).inc();
         Answer { status, text }
     }
 
-    async fn try_open(&self, id: &SandboxId, body: &[u8]) -> (&'static str, StatusCode, String) {
-        let Some(life) = self.sandboxes.life(id) else {
+    async fn try_open(&self, caller: &Caller, body: &[u8]) -> (&'static str, StatusCode, String) {
+        let id = &caller.sandbox;
+        let Some(life) = (self.lives)(id, &caller.instance) else {
             return ("refused", StatusCode::FORBIDDEN, "this sandbox does not run".to_owned());
         };
         let decided = match std::str::from_utf8(body) {

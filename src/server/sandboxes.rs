@@ -43,7 +43,7 @@ use super::issuing::Issuing;
 use super::status::Status;
 use crate::config::{Diagnostics, Loaded, ProjectConfig, ProjectKind, SourceChange, SourceChangeKind};
 use crate::control::v1;
-use crate::domain::names::SandboxId;
+use crate::domain::names::{Instance, SandboxId};
 use crate::domain::policy::Serving;
 use crate::sandbox::dns::Zone;
 use crate::sandbox::docker::{Docker, DockerError};
@@ -269,9 +269,9 @@ impl Sandboxes {
         self.docker().await.err().map(|error| docker_fault(&error)).unwrap_or_default()
     }
 
-    /// The life that a sandbox has now, if it runs.
-    pub(super) fn life(&self, id: &SandboxId) -> Option<Life> {
-        let running = self.find(id.as_str())?.running()?;
+    /// This life of a sandbox, if it still is.
+    pub(super) fn life(&self, id: &SandboxId, instance: &Instance) -> Option<Life> {
+        let running = self.find(id.as_str())?.running().filter(|running| running.serving.instance == *instance)?;
         let user = format!("{}:{}", running.labels.uid, running.labels.gid);
         Some(Life { container: running.container.clone(), user, ends: running.dns.subscribe() })
     }

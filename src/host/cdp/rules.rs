@@ -1,10 +1,8 @@
 //! Which pages a sandbox may see: `[[cdp_target]]`, ready to match.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-pub(super) use crate::domain::web::WebUrl;
-use crate::domain::web::{UrlPattern, UrlPatternError, glob};
+use crate::domain::web::{UrlPattern, WebUrl, glob};
 
 /// What a sandbox may see of the browser. A page is allowed when any rule matches it; no rules allow nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,16 +16,10 @@ pub struct Rule {
     url: Option<UrlPattern>,
 }
 
-/// Why there is no [`Rule`].
+/// There is no [`Rule`] without any of its parts: it would allow every page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
-    /// It would allow every page.
-    #[error("a rule needs a type, a title or a URL")]
-    Empty,
-    /// The URL pattern can match nothing.
-    #[error("no pattern of URLs")]
-    Url(#[from] UrlPatternError),
-}
+#[error("a rule needs a type, a title or a URL")]
+pub struct RuleError;
 
 /// A page's title against the pattern of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +69,14 @@ impl Rules {
 }
 
 impl Rule {
-    /// A rule of what is given; `title` with `*` for any text, `url` with `*` as in `https://*.example.com/app/*`.
+    /// A rule of what is given; `title` with `*` for any text.
     ///
     /// # Errors
-    /// When nothing is given, or the URL can match nothing.
-    pub fn new(kind: Option<&str>, title: Option<&str>, url: Option<&str>) -> Result<Self, RuleError> {
+    /// When nothing is given.
+    pub fn new(kind: Option<&str>, title: Option<&str>, url: Option<UrlPattern>) -> Result<Self, RuleError> {
         if kind.is_none() && title.is_none() && url.is_none() {
-            return Err(RuleError::Empty);
+            return Err(RuleError);
         }
-        let url = url.map(UrlPattern::from_str).transpose()?;
         Ok(Self { kind: kind.map(Into::into), title: title.map(Into::into), url })
     }
 }

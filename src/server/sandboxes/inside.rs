@@ -10,9 +10,10 @@
 //! Files are replaced by renaming, so that a reader inside sees the old one or the new one; but for `resolv.conf`, which is
 //! mounted by itself, and never changes while the sandbox lives.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,9 @@ use crate::domain::names::{Instance, SandboxId};
 use crate::domain::opening::BROWSERS;
 use crate::pki::Ca;
 use crate::sandbox::spec::body::HELPERS;
+
+/// The port of plain HTTP: at the gateway, as at any address, it leads to the sandbox's listener.
+const HTTP: u16 = 80;
 
 /// The CA as files: PEM, and a Java key store.
 #[derive(Debug)]
@@ -54,7 +58,17 @@ struct PolicyFile<'a> {
     strict: bool,
     generation: u64,
     problems: Vec<String>,
+    host: HostEntry,
     upstreams: Vec<UpstreamEntry<'a>>,
+}
+
+/// How programs of ours in the sandbox reach the server.
+#[derive(Debug, Serialize)]
+struct HostEntry {
+    /// To which they speak plain HTTP.
+    address: SocketAddr,
+    /// The ports on which the host's browser is to be found.
+    cdp_ports: BTreeSet<u16>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,6 +83,7 @@ struct UpstreamEntry<'a> {
 pub(super) struct PolicyView<'a> {
     pub(super) project: &'a ProjectConfig,
     pub(super) instance: &'a Instance,
+    pub(super) gateway: Ipv4Addr,
     pub(super) prefix: &'a TokenPrefix,
     pub(super) strict: bool,
     pub(super) generation: u64,
@@ -130,6 +145,7 @@ impl Inside {
             strict: view.strict,
             generation: view.generation,
             problems: view.problems.iter().map(ToString::to_string).collect(),
+            host: HostEntry { address: (view.gateway, HTTP).into(), cdp_ports: view.project.cdp_ports() },
             upstreams: upstreams.collect(),
         };
         let mut text = serde_json::to_vec_pretty(&file)?;

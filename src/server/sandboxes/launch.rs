@@ -398,6 +398,7 @@ impl Sandboxes {
             let view = PolicyView {
                 project: &project,
                 instance: &instance,
+                gateway,
                 prefix: &prefix,
                 strict,
                 generation,
