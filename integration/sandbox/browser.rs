@@ -9,10 +9,12 @@ use super::world::{World, eventually};
 use crate::support::server::Output;
 
 /// The world's browser notes what it is given, one page a line, with the number of its arguments.
-const NOTES: &str = "#!/bin/sh\nprintf '%s %s %s\\n' \"$#\" \"${STRIPE_API_KEY-none}\" \"$1\" >>\"$(dirname \"$0\")/opened\"\n";
+const NOTES: &str =
+    "#!/bin/sh\nprintf '%s %s %s\\n' \"$#\" \"${STRIPE_API_KEY-none}\" \"$1\" >>\"$(dirname \"$0\")/opened\"\n";
 
 /// What is allowed in these tests.
-const ALLOWED: &str = "\n[[browser_target]]\nurl = \"https://idp.example/ok*\"\n[[browser_target]]\nurl = \"*old.example/x*\"\n";
+const ALLOWED: &str =
+    "\n[[browser_target]]\nurl = \"https://idp.example/ok*\"\n[[browser_target]]\nurl = \"*old.example/x*\"\n";
 
 /// A project whose sandbox may open pages, in a world with a browser.
 fn prepared(runtime: &'static str) -> World {
@@ -63,13 +65,22 @@ fn pages_are_opened(runtime: &'static str) {
         // What Node's package `open` does where it has no script of its own; with it, that script asks $BROWSER.
         ("node", "node -e 'require(\"child_process\").spawn(\"xdg-open\", [\"URL\"]).on(\"close\", process.exit)'"),
     ] {
-        assert_eq!(inside(&world, &script.replace("URL", &format!("https://idp.example/ok/{name}"))), (0, String::new()), "{name}");
+        assert_eq!(
+            inside(&world, &script.replace("URL", &format!("https://idp.example/ok/{name}"))),
+            (0, String::new()),
+            "{name}"
+        );
         assert_eq!(opened(&world).last().unwrap(), &format!("https://idp.example/ok/{name}"));
     }
     // The usual names come first, whatever the image has.
     let first = world.says("shop", "command -v xdg-open open sensible-browser x-www-browser www-browser");
     assert!(first.lines().all(|path| path.starts_with("/opt/agent-creds/bin/")), "{first}");
-    let said = world.inside("shop", "echo >/opt/agent-creds/bin/x; ln -sf /bin/true /opt/agent-creds/bin/xdg-open; xdg-open --version").stdout;
+    let said = world
+        .inside(
+            "shop",
+            "echo >/opt/agent-creds/bin/x; ln -sf /bin/true /opt/agent-creds/bin/xdg-open; xdg-open --version",
+        )
+        .stdout;
     assert!(said.starts_with("xdg-open "), "{said}");
     // Secrets stay out of the server's log: a sign-in's are in the query.
     assert!(world.log().contains("opened https://idp.example/ok in the host's browser"), "{}", world.log());
@@ -89,7 +100,8 @@ fn pages_are_opened_with_gvisor() {
 #[test]
 fn threats_what_is_not_allowed_does_not_reach_the_hosts_browser() {
     let world = prepared("runc");
-    let not_allowed = "is not allowed. To allow it, add to agent-creds.toml, on the host:\n\n[[browser_target]]\nurl = ";
+    let not_allowed =
+        "is not allowed. To allow it, add to agent-creds.toml, on the host:\n\n[[browser_target]]\nurl = ";
     for (url, why) in [
         ("file:///etc/passwd", "`file:` is not opened on the host"),
         ("javascript:alert(1)", "`javascript:` is not opened"),
@@ -111,14 +123,22 @@ fn threats_what_is_not_allowed_does_not_reach_the_hosts_browser() {
         ("https://idp.example/ok\u{1b}]0;x", "a control character"),
         ("https://idp.example/ok?redirect_uri=http://localhost:631/", "port 631 of localhost"),
         ("https://idp.example/ok?redirect_uri=http://127.0.0.1/", "port 80 of localhost"),
-        ("https://idp.example/ok?redirect_uri=http://localhost:4000/&redirect_uri=http://localhost:4001/", "several places"),
+        (
+            "https://idp.example/ok?redirect_uri=http://localhost:4000/&redirect_uri=http://localhost:4001/",
+            "several places",
+        ),
     ] {
         let (status, said) = inside(&world, &format!("aenv open -- '{url}'"));
         assert!(status == 1 && said.starts_with("aenv: not opened: ") && said.contains(why), "{url}: {status} {said}");
         assert!(!said.contains('\u{1b}'));
     }
     // Usage is no refusal.
-    for wrong in ["aenv open", "aenv open --new-window https://idp.example/ok", "xdg-open", "open -a Safari https://idp.example/ok"] {
+    for wrong in [
+        "aenv open",
+        "aenv open --new-window https://idp.example/ok",
+        "xdg-open",
+        "open -a Safari https://idp.example/ok",
+    ] {
         assert_eq!(inside(&world, wrong).0, 2, "{wrong}");
     }
     // Long ones: as an argument, and past `aenv`.
@@ -179,7 +199,12 @@ fn a_sandbox_opens_ten_pages_in_ten_seconds_and_a_browser_that_fails_says_so() {
     let world = prepared("runc");
     browser(&world, "#!/bin/sh\nexit 3\n");
     let (status, said) = inside(&world, "aenv open https://idp.example/ok");
-    assert!(status == 2 && said.contains("aenv: cannot be opened: no browser could be started on the host") && said.contains("exit status: 3"), "{status} {said}");
+    assert!(
+        status == 2
+            && said.contains("aenv: cannot be opened: no browser could be started on the host")
+            && said.contains("exit status: 3"),
+        "{status} {said}"
+    );
     fs::remove_file(world.path("browser")).unwrap();
     let (status, said) = inside(&world, "xdg-open 'https://idp.example/ok?redirect_uri=http://localhost:23456/'");
     assert!(status == 2 && said.contains("No such file") && said.contains("BROWSER"), "{status} {said}");
@@ -201,16 +226,24 @@ pub(super) fn callback_port() -> u16 {
 fn threats_callback_ports_are_the_sandboxs_alone_and_end_with_it() {
     let world = prepared("runc");
     let port = callback_port();
-    let open = |place: &str| inside(&world, &format!("aenv open 'https://idp.example/ok?redirect_uri=http://{place}/cb&state=x'"));
+    let open = |place: &str| {
+        inside(&world, &format!("aenv open 'https://idp.example/ok?redirect_uri=http://{place}/cb&state=x'"))
+    };
     let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
     for place in ["localhost", "127.0.0.1"] {
         let (status, said) = open(&format!("{place}:{port}"));
-        assert!(status == 1 && said.contains(&format!("port {port} of the host's localhost is taken by another program")), "{said}");
+        assert!(
+            status == 1 && said.contains(&format!("port {port} of the host's localhost is taken by another program")),
+            "{said}"
+        );
     }
     assert_eq!(opened(&world), Vec::<String>::new());
     drop(taken);
     let (status, said) = open(&format!("127.0.0.1:{port}"));
-    assert!(status == 0 && said.contains(&format!("comes back to 127.0.0.1:{port} is carried into the sandbox")), "{said}");
+    assert!(
+        status == 0 && said.contains(&format!("comes back to 127.0.0.1:{port} is carried into the sandbox")),
+        "{said}"
+    );
     let get = |headers: &str| {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -221,7 +254,11 @@ fn threats_callback_ports_are_the_sandboxs_alone_and_end_with_it() {
     };
     assert!(get("host: rebound.evil.example").starts_with("HTTP/1.1 421 "));
     let answer = get(&format!("host: 127.0.0.1:{port}"));
-    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(&format!("nothing listens on port {port} of the sandbox")), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ")
+            && answer.contains(&format!("nothing listens on port {port} of the sandbox")),
+        "{answer}"
+    );
     world.adev("shop", &["stop", &world.name("shop")]);
     eventually("the port ended with the sandbox", || TcpListener::bind(("127.0.0.1", port)).is_ok());
 
@@ -231,7 +268,9 @@ fn threats_callback_ports_are_the_sandboxs_alone_and_end_with_it() {
     assert_eq!(open(&format!("localhost:{port}")).0, 0);
     let off = |text: String| text.replace("[sandbox]\n", "[sandbox]\nuse_host_browser = false\n");
     edit(&world, off);
-    eventually("the port is closed when the browser is switched off", || TcpListener::bind(("127.0.0.1", port)).is_ok());
+    eventually("the port is closed when the browser is switched off", || {
+        TcpListener::bind(("127.0.0.1", port)).is_ok()
+    });
 }
 
 /// The folder of a party, in the world.

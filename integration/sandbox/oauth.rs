@@ -17,12 +17,8 @@ fn a_sign_in_comes_back(runtime: &'static str, mode: &str) {
     let world = World::new(runtime);
     let parties = folder(&world, "parties");
     // It is ended with everything that has the world's folder in its command line.
-    let provider = Command::new(sdk_python())
-        .args([SCRIPT, "provider"])
-        .arg(&parties)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let provider =
+        Command::new(sdk_python()).args([SCRIPT, "provider"]).arg(&parties).stdin(Stdio::null()).spawn().unwrap();
     let _reaped = Reaped(provider);
     let mut port = String::new();
     eventually("the provider serves", || {
@@ -38,13 +34,17 @@ fn a_sign_in_comes_back(runtime: &'static str, mode: &str) {
 
     let back = callback_port();
     let authorize = format!("http://127.0.0.1:{port}/authorize");
-    let output =
-        world.inside("shop", &format!("python3 oauth.py cli {authorize} https://other.example.com/token {back} {mode}"));
+    let output = world
+        .inside("shop", &format!("python3 oauth.py cli {authorize} https://other.example.com/token {back} {mode}"));
     let said = || format!("{output:?}\n{}", fs::read_to_string(&log).unwrap_or_default());
     assert!(output.status.success(), "{}", said());
     let cli: Value = serde_json::from_str(output.stdout.trim()).unwrap_or_else(|error| panic!("{error}: {}", said()));
     let method = if mode == "form" { "POST" } else { "GET" };
-    assert_eq!(cli["requests"], serde_json::json!([format!("{method} /callback"), "GET /success"]), "nothing of the attacks: {cli}");
+    assert_eq!(
+        cli["requests"],
+        serde_json::json!([format!("{method} /callback"), "GET /success"]),
+        "nothing of the attacks: {cli}"
+    );
     assert_eq!(cli["cookies"], serde_json::json!([]));
     assert_eq!(cli["token"], 200);
 

@@ -148,7 +148,10 @@ mod tests {
             ("https://claude.ai/oauth/authorize?code=true", "https://claude.ai/oauth/authorize?code=true"),
             ("HTTPS://CLAUDE.ai:443/a/../oauth/authorize", "https://claude.ai/oauth/authorize"),
             ("  https://claude.ai/oauth/authorize  ", "https://claude.ai/oauth/authorize"),
-            ("https://claude.ai/oauth/authorize?q=a b\"';$(id)`", "https://claude.ai/oauth/authorize?q=a%20b%22%27;$(id)`"),
+            (
+                "https://claude.ai/oauth/authorize?q=a b\"';$(id)`",
+                "https://claude.ai/oauth/authorize?q=a%20b%22%27;$(id)`",
+            ),
             ("http://localhost:8080", "http://localhost:8080/"),
         ] {
             assert_eq!(decide(&allowed, text).unwrap().url.as_str(), url, "{text}");
@@ -187,7 +190,10 @@ mod tests {
         }
         let long = format!("https://a.example/{}", "x".repeat(1 << 20));
         assert_eq!(decide(&all, &long), Err(Refusal::TooLong(long.len())));
-        assert!(matches!(decide(&all, &format!("https://a.example/{}", "é".repeat(MAX_URL / 3))), Err(Refusal::TooLong(_))));
+        assert!(matches!(
+            decide(&all, &format!("https://a.example/{}", "é".repeat(MAX_URL / 3))),
+            Err(Refusal::TooLong(_))
+        ));
     }
 
     #[test]

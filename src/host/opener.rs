@@ -54,7 +54,8 @@ impl Opener {
             words.pop_if(|last| last == "&");
             words
         };
-        let commands: Vec<_> = browser.unwrap_or_default().split(':').map(words).filter(|words| !words.is_empty()).collect();
+        let commands: Vec<_> =
+            browser.unwrap_or_default().split(':').map(words).filter(|words| !words.is_empty()).collect();
         let chosen = !commands.is_empty();
         Self { commands: if chosen { commands } else { vec![vec![PLATFORM.to_owned()]] }, chosen }
     }
@@ -139,7 +140,10 @@ mod tests {
     #[test]
     fn a_list_is_read_as_the_convention_has_it() {
         let commands = |browser: &str| Opener::new(Some(browser)).commands;
-        assert_eq!(commands("firefox --new-window %s:chromium &"), [vec!["firefox", "--new-window", "%s"], vec!["chromium"]]);
+        assert_eq!(
+            commands("firefox --new-window %s:chromium &"),
+            [vec!["firefox", "--new-window", "%s"], vec!["chromium"]]
+        );
         assert_eq!(commands(":: :firefox"), [vec!["firefox"]]);
         assert_eq!(Opener::new(None).commands, [vec![PLATFORM]]);
         assert_eq!(commands(""), [vec![PLATFORM]]);
@@ -161,7 +165,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let said = dir.path().join("said");
         let fails = script(dir.path(), "fails", "exit 3");
-        let body = format!("printf '%s|' \"$#\" \"$@\" \"${{SECRET_OF_TEST-none}}\" \"$PWD\" >{0}.new; mv {0}.new {0}", said.display());
+        let body = format!(
+            "printf '%s|' \"$#\" \"$@\" \"${{SECRET_OF_TEST-none}}\" \"$PWD\" >{0}.new; mv {0}.new {0}",
+            said.display()
+        );
         let works = script(dir.path(), "works", &body);
         let never = script(dir.path(), "never", &format!("touch {}/never-ran", dir.path().display()));
         let url = WebUrl::parse(URL).unwrap();
@@ -173,7 +180,12 @@ mod tests {
 
         let error = Opener::new(Some(&format!("/no/such/browser:{fails}"))).open(&url, &[]).await.unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("/no/such/browser: No such file") && text.contains("exit status: 3") && text.contains("BROWSER"), "{text}");
+        assert!(
+            text.contains("/no/such/browser: No such file")
+                && text.contains("exit status: 3")
+                && text.contains("BROWSER"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

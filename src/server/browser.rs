@@ -208,8 +208,12 @@ fn tell(activity: &Activity, event: &Event) {
     let place = &event.place;
     let (level, text) = match &event.what {
         Happened::Carried => (Level::Info, format!("a sign-in came back to {place} and was carried into the sandbox")),
-        Happened::Refused(why) => (Level::Warning, format!("a request to {place} was not carried into the sandbox: {}", shown(why))),
-        Happened::Failed(why) => (Level::Warning, format!("a sign-in came back to {place}, and was not taken: {}", shown(why))),
+        Happened::Refused(why) => {
+            (Level::Warning, format!("a request to {place} was not carried into the sandbox: {}", shown(why)))
+        }
+        Happened::Failed(why) => {
+            (Level::Warning, format!("a sign-in came back to {place}, and was not taken: {}", shown(why)))
+        }
         Happened::Expired => (Level::Info, format!("no sign-in came back to {place} in time; the port is closed")),
     };
     activity.notice(Some(&event.sandbox), level, text);

@@ -126,7 +126,10 @@ mod tests {
         assert_eq!(with("403 Forbidden"), Some(Answer::Refused("text".into())));
         assert_eq!(with("429 Too Many Requests"), Some(Answer::Refused("text".into())));
         assert_eq!(with("502 Bad Gateway"), Some(Answer::Failed("text".into())));
-        assert_eq!(answer("200 OK\r\ncontent-length: 4", "a\u{1b}[\u{7}"), Some(Answer::Opened("a\u{fffd}[\u{fffd}".into())));
+        assert_eq!(
+            answer("200 OK\r\ncontent-length: 4", "a\u{1b}[\u{7}"),
+            Some(Answer::Opened("a\u{fffd}[\u{fffd}".into()))
+        );
         for (head, body) in [
             ("200 OK", "no length"),
             ("200 OK\r\ncontent-length: 9", "cut"),

@@ -140,10 +140,21 @@ mod tests {
 
     #[test]
     fn nothing_is_saved_to_the_disk_and_no_status_asks_for_more() {
-        for kind in ["application/octet-stream", "text/javascript", "image/svg+xml", "", "multipart/x-mixed-replace; boundary=x"] {
-            assert_eq!(shown(answered(200, &[("content-type", kind)])).headers()["content-type"], "text/plain; charset=utf-8");
+        for kind in [
+            "application/octet-stream",
+            "text/javascript",
+            "image/svg+xml",
+            "",
+            "multipart/x-mixed-replace; boundary=x",
+        ] {
+            assert_eq!(
+                shown(answered(200, &[("content-type", kind)])).headers()["content-type"],
+                "text/plain; charset=utf-8"
+            );
         }
-        for (status, expected) in [(200, 200), (204, 200), (206, 200), (304, 502), (401, 502), (302, 502), (404, 404), (500, 500)] {
+        for (status, expected) in
+            [(200, 200), (204, 200), (206, 200), (304, 502), (401, 502), (302, 502), (404, 404), (500, 500)]
+        {
             assert_eq!(shown(answered(status, &[])).status().as_u16(), expected);
         }
     }

@@ -57,7 +57,12 @@ pub(super) enum CarryError {
 }
 
 /// Has the program at `port` answer the request.
-pub(super) async fn carry(inside: &dyn Inside, port: u16, request: &Parts, body: Bytes) -> Result<Answered, CarryError> {
+pub(super) async fn carry(
+    inside: &dyn Inside,
+    port: u16,
+    request: &Parts,
+    body: Bytes,
+) -> Result<Answered, CarryError> {
     let connected = tokio::time::timeout(CONNECT, inside.connect(port)).await;
     let stream = connected.map_err(|_| CarryError::Slow)?.map_err(CarryError::Connect)?;
     tokio::time::timeout(PATIENCE, exchange(stream, request, body)).await.map_err(|_| CarryError::Slow)?

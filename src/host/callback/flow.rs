@@ -28,7 +28,10 @@ enum Stage {
     /// For the provider to send the browser back.
     Waiting,
     /// For the browser to follow a redirect of the program's.
-    Following { target: String, hops: u8 },
+    Following {
+        target: String,
+        hops: u8,
+    },
     Over,
 }
 

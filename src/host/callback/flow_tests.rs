@@ -1,6 +1,7 @@
 use std::str::FromStr;
 
 use http::Request;
+use proptest::prelude::*;
 
 use super::*;
 use crate::domain::web::UrlPattern;
@@ -81,7 +82,11 @@ fn threats_what_is_not_the_callback_is_refused_and_changes_nothing() {
         ("GET", RIGHT, with("purpose", "prefetch"), Refused::NotShown),
         ("GET", RIGHT, with("upgrade", "websocket"), Refused::NotShown),
     ] {
-        assert_eq!(flow.judge(now, &request(method, target, &headers), b"state=s1"), Err(refused), "{method} {target} {headers:?}");
+        assert_eq!(
+            flow.judge(now, &request(method, target, &headers), b"state=s1"),
+            Err(refused),
+            "{method} {target} {headers:?}"
+        );
     }
     assert_eq!(flow.judge(now, &request("GET", RIGHT, &NAVIGATION), b""), Ok(()));
     // While it is carried, another one is not.
@@ -141,14 +146,18 @@ fn redirects_of_the_program_are_followed_where_they_may_lead() {
         let next = flow.answered(now, Some(location), &allowed);
         (flow, next)
     };
-    for location in ["/success?x=1", "http://localhost:4000/success?x=1", "success?x=1", "//localhost:4000/success?x=1"] {
+    for location in ["/success?x=1", "http://localhost:4000/success?x=1", "success?x=1", "//localhost:4000/success?x=1"]
+    {
         let (mut flow, next) = answered(location);
         assert_eq!(next, Next::Redirect("http://localhost:4000/success?x=1".to_owned()), "{location}");
         assert!(!flow.is_over(now) && flow.is_over(now + GRACE));
         assert_eq!(flow.judge(now, &request("GET", RIGHT, &[]), b""), Err(Refused::Path), "a second callback");
         assert_eq!(flow.judge(now, &request("GET", "/success", &[]), b""), Err(Refused::Path));
         assert_eq!(flow.judge(now, &request("POST", "/success?x=1", &[]), b""), Err(Refused::Method));
-        assert_eq!(flow.judge(now, &request("GET", "/success?x=1", &[("sec-fetch-mode", "cors")]), b""), Err(Refused::NotShown));
+        assert_eq!(
+            flow.judge(now, &request("GET", "/success?x=1", &[("sec-fetch-mode", "cors")]), b""),
+            Err(Refused::NotShown)
+        );
         assert_eq!(flow.judge(now, &request("GET", "/success?x=1", &NAVIGATION), b""), Ok(()));
         assert_eq!(flow.answered(now, None, &allowed), Next::Show);
         assert!(flow.is_over(now));
@@ -156,7 +165,13 @@ fn redirects_of_the_program_are_followed_where_they_may_lead() {
     let (flow, next) = answered("https://idp.example/done?ok");
     assert_eq!(next, Next::Redirect("https://idp.example/done?ok".to_owned()));
     assert!(flow.is_over(now));
-    for location in ["http://localhost:631/", "http://127.0.0.1:4000/", "https://localhost:4000/", "https://evil.example/?d", "//evil.example"] {
+    for location in [
+        "http://localhost:631/",
+        "http://127.0.0.1:4000/",
+        "https://localhost:4000/",
+        "https://evil.example/?d",
+        "//evil.example",
+    ] {
         let (flow, next) = answered(location);
         assert!(matches!(&next, Next::Stay(text) if text.contains("[[browser_target]]")), "{location}: {next:?}");
         assert!(flow.is_over(now));
@@ -172,4 +187,59 @@ fn redirects_of_the_program_are_followed_where_they_may_lead() {
         flow.judge(now, &request("GET", "/again", &[]), b"").unwrap();
     }
     assert!(matches!(flow.answered(now, Some("/again"), &allowed), Next::Stay(_)));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_carried_is_the_callback(
+        requests in prop::collection::vec(
+            (
+                prop::sample::select(vec!["GET", "GET", "POST", "HEAD", "PUT", "OPTIONS"]),
+                prop::sample::select(vec!["/cb", "/cb", "/cb/", "/", "/success", "/favicon.ico"]),
+                prop::sample::select(vec!["", "?state=s1", "?code=c&state=s1", "?state=s2", "?state=s1&state=s1", "?x=state=s1"]),
+                prop::collection::vec(
+                    prop::sample::select(vec![
+                        ("host", "localhost:4000"),
+                        ("host", "evil.example"),
+                        ("origin", "https://evil.example"),
+                        ("sec-fetch-mode", "navigate"),
+                        ("sec-fetch-mode", "cors"),
+                        ("sec-fetch-dest", "document"),
+                        ("sec-fetch-dest", "iframe"),
+                        ("content-type", "application/x-www-form-urlencoded"),
+                    ]),
+                    0..4,
+                ),
+                0_u64..700,
+            ),
+            1..12,
+        ),
+        answers in prop::collection::vec(prop::sample::select(vec![None, Some("/success"), Some("http://evil.example/")]), 12),
+    ) {
+        let start = Instant::now();
+        let mut flow = flow_of(OPENED, start);
+        let mut followed = false;
+        let mut now = start;
+        for ((method, path, query, headers, later), answer) in requests.into_iter().zip(answers) {
+            now += Duration::from_secs(later / 10);
+            let request = request(method, &format!("{path}{query}"), &headers);
+            let was_over = flow.is_over(now);
+            if flow.judge(now, &request, b"state=s1").is_ok() {
+                prop_assert!(!was_over && method == "GET");
+                prop_assert_eq!(request.headers.get_all("host").iter().collect::<Vec<_>>(), ["localhost:4000"]);
+                prop_assert!(!request.headers.contains_key("origin"));
+                prop_assert!(request.headers.get_all("sec-fetch-mode").iter().all(|mode| mode == "navigate"));
+                prop_assert!(request.headers.get_all("sec-fetch-dest").iter().all(|dest| dest == "document"));
+                if followed {
+                    prop_assert_eq!((path, query), ("/success", ""));
+                } else {
+                    prop_assert!(path == "/cb" && ["?state=s1", "?code=c&state=s1"].contains(&query));
+                }
+                let next = flow.answered(now, answer, &Allowed::default());
+                followed = answer == Some("/success");
+                prop_assert_eq!(matches!(next, Next::Redirect(_)), followed && !flow.is_over(now));
+                prop_assert!(followed || flow.is_over(now));
+            }
+        }
+    }
 }

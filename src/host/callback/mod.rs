@@ -62,7 +62,9 @@ enum Loopback {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallbackError {
     /// A port of services.
-    #[error("the URL would send the browser back to port {0} of localhost; only ports from {FIRST_PORT} on are carried into the sandbox")]
+    #[error(
+        "the URL would send the browser back to port {0} of localhost; only ports from {FIRST_PORT} on are carried into the sandbox"
+    )]
     Privileged(u16),
     /// More than one, and no way to tell which counts.
     #[error("the URL names several places on localhost to come back to, and only one can be carried into the sandbox")]
@@ -102,7 +104,11 @@ impl Callback {
         for (name, value) in &pairs {
             let Some(place) = loopback(value)? else { continue };
             // Whatever its name, that is where the browser may be sent; the usual ones come first.
-            if is_redirect(name) { named.insert(place) } else { others.insert(place) };
+            if is_redirect(name) {
+                named.insert(place)
+            } else {
+                others.insert(place)
+            };
         }
         let mut places = if named.is_empty() { others } else { named }.into_iter();
         let Some((place, port, path)) = places.next() else { return Ok(None) };
@@ -216,7 +222,10 @@ mod tests {
         assert!(callback.posted && callback.state.is_none());
         let both = found("https://idp.example/?logout=http://localhost:4001/bye&redirect_uri=http://localhost:4000/cb");
         assert_eq!(both.port, 4000);
-        assert!(!format!("{:?}", found("https://i.example/?redirect_uri=http://localhost:4000/cb&state=s3cret")).contains("s3cret"));
+        assert!(
+            !format!("{:?}", found("https://i.example/?redirect_uri=http://localhost:4000/cb&state=s3cret"))
+                .contains("s3cret")
+        );
     }
 
     #[test]
@@ -239,7 +248,9 @@ mod tests {
 
     #[test]
     fn threats_a_callback_port_that_is_privileged_is_refused() {
-        for (value, port) in [("http://localhost:631/admin", 631), ("http://localhost/", 80), ("http://127.0.0.1:1023/", 1023)] {
+        for (value, port) in
+            [("http://localhost:631/admin", 631), ("http://localhost/", 80), ("http://127.0.0.1:1023/", 1023)]
+        {
             assert_eq!(of(&format!("https://i.example/?redirect_uri={value}")), Err(CallbackError::Privileged(port)));
         }
         let two = "https://i.example/?redirect_uri=http://localhost:4000/&redirect_uri=http://localhost:4001/";

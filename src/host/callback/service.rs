@@ -310,7 +310,11 @@ impl Live {
         let (parts, body) = request.into_parts();
         let read = tokio::time::timeout(HEADERS, Limited::new(body, MAX_FORM).collect()).await;
         let Ok(Ok(body)) = read.map(|read| read.map(|body| body.to_bytes())) else {
-            return answer::page(StatusCode::BAD_REQUEST, "Not this way", "the form is too long, or did not come whole");
+            return answer::page(
+                StatusCode::BAD_REQUEST,
+                "Not this way",
+                "the form is too long, or did not come whole",
+            );
         };
         let judged = self.lock().judge(Instant::now(), &parts, &body);
         if let Err(refused) = judged {
@@ -342,7 +346,10 @@ impl Live {
             Err(error) => {
                 self.lock().failed();
                 self.over.notify_one();
-                let text = format!("The program in the sandbox `{}` has not got the answer: {error}.\n\nReload to try again.", self.sandbox);
+                let text = format!(
+                    "The program in the sandbox `{}` has not got the answer: {error}.\n\nReload to try again.",
+                    self.sandbox
+                );
                 self.tell(Happened::Failed(error.to_string()));
                 answer::page(StatusCode::BAD_GATEWAY, "Not signed in", &text)
             }
@@ -354,7 +361,10 @@ impl Live {
             return answer::page(StatusCode::NOT_FOUND, "Not here", &refused.to_string());
         }
         self.tell(Happened::Refused(refused.to_string()));
-        let text = format!("This port waits for a sign-in of the sandbox `{}`, and for nothing else: {refused}.", self.sandbox);
+        let text = format!(
+            "This port waits for a sign-in of the sandbox `{}`, and for nothing else: {refused}.",
+            self.sandbox
+        );
         let status = match refused {
             Refused::Host => StatusCode::MISDIRECTED_REQUEST,
             Refused::Path => StatusCode::NOT_FOUND,

@@ -59,13 +59,15 @@ impl Place {
         let metrics = BrowserMetrics::register(&Registry::new()).unwrap();
         let callbacks = Callbacks::new(metrics, stopping, move |event| seen.lock().unwrap().push(event.what));
         let program = Arc::new(Program::default());
-        *program.answer.lock().unwrap() = "HTTP/1.0 200 OK\r\ncontent-type: text/html\r\nset-cookie: a=b\r\n\r\n<b>done</b>".into();
+        *program.answer.lock().unwrap() =
+            "HTTP/1.0 200 OK\r\ncontent-type: text/html\r\nset-cookie: a=b\r\n\r\n<b>done</b>".into();
         let allowed = Allowed::new(true, [UrlPattern::from_str("https://idp.example/*").unwrap()]);
         Self { callbacks, program, events, allowed: watch::Sender::new(allowed), life, lives, stop }
     }
 
     async fn expect(&self, sandbox: &str, port: u16) -> Result<Expected, CallbackError> {
-        let opened = WebUrl::parse(&format!("https://idp.example/a?state=s1&redirect_uri=http://localhost:{port}/cb")).unwrap();
+        let opened =
+            WebUrl::parse(&format!("https://idp.example/a?state=s1&redirect_uri=http://localhost:{port}/cb")).unwrap();
         let callback = Callback::of(&opened).unwrap().unwrap();
         let wish = Wish {
             sandbox: sandbox.parse().unwrap(),
@@ -127,7 +129,9 @@ async fn a_sign_in_is_carried_once_and_the_port_closes() {
     let asked = place.program.asked.lock().unwrap().clone();
     assert_eq!(
         asked,
-        [format!("GET /cb?code=c1&state=s1 HTTP/1.1\r\nhost: localhost:{port}\r\naccept-language: de\r\nconnection: close\r\n\r\n")]
+        [format!(
+            "GET /cb?code=c1&state=s1 HTTP/1.1\r\nhost: localhost:{port}\r\naccept-language: de\r\nconnection: close\r\n\r\n"
+        )]
     );
     place.wait_until_closed(port).await;
     let events = place.events.lock().unwrap().clone();
@@ -151,9 +155,14 @@ async fn both_loopback_addresses_are_the_sign_ins() {
 async fn the_programs_own_redirect_is_followed_and_no_other() {
     let place = Place::new();
     let port = place.flow().await;
-    *place.program.answer.lock().unwrap() = "HTTP/1.1 302 Found\r\nlocation: /success\r\ncontent-length: 0\r\n\r\n".into();
+    *place.program.answer.lock().unwrap() =
+        "HTTP/1.1 302 Found\r\nlocation: /success\r\ncontent-length: 0\r\n\r\n".into();
     let answer = get(port, "/cb?state=s1", "").await;
-    assert!(answer.starts_with("HTTP/1.1 303 ") && answer.contains(&format!("location: http://localhost:{port}/success\r\n")), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 303 ")
+            && answer.contains(&format!("location: http://localhost:{port}/success\r\n")),
+        "{answer}"
+    );
     assert!(get(port, "/cb?state=s1", "").await.starts_with("HTTP/1.1 404 "));
     let evil = "HTTP/1.1 302 Found\r\nlocation: http://localhost:631/admin?x=1\r\ncontent-length: 0\r\n\r\n";
     *place.program.answer.lock().unwrap() = evil.into();
@@ -169,7 +178,10 @@ async fn a_program_that_is_not_there_may_come_yet() {
     let port = place.flow().await;
     place.program.gone.store(true, Ordering::Relaxed);
     let answer = get(port, "/cb?state=s1", "").await;
-    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains(&format!("nothing listens on port {port}")), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ") && answer.contains(&format!("nothing listens on port {port}")),
+        "{answer}"
+    );
     place.program.gone.store(false, Ordering::Relaxed);
     *place.program.answer.lock().unwrap() = "SSH-2.0-OpenSSH\r\n".into();
     assert!(get(port, "/cb?state=s1", "").await.contains("does not answer by HTTP"));
@@ -233,7 +245,8 @@ async fn threats_a_slow_or_greedy_client_does_not_keep_the_browser_out() {
         stream.write_all(b"GET /cb?state=s1 HTTP/1.1\r\nhost:").await.unwrap();
         slow.push(stream);
     }
-    let long = format!("POST /cb HTTP/1.1\r\nhost: localhost:{port}\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let long =
+        format!("POST /cb HTTP/1.1\r\nhost: localhost:{port}\r\ncontent-length: 100000\r\n\r\n{}", "x".repeat(100_000));
     assert!(say(([127, 0, 0, 1], port), &long).await.starts_with("HTTP/1.1 400 "));
     assert!(get(port, &format!("/{}", "x".repeat(300_000)), "").await.starts_with("HTTP/1.1 4"));
     assert!(get(port, "/cb?state=s1", "").await.starts_with("HTTP/1.1 200 "));
