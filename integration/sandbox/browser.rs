@@ -16,12 +16,14 @@ const NOTES: &str =
 const ALLOWED: &str =
     "\n[[browser_target]]\nurl = \"https://idp.example/ok*\"\n[[browser_target]]\nurl = \"*old.example/x*\"\n";
 
-/// A project whose sandbox may open pages, in a world with a browser.
+/// A sandbox that runs and may open pages, in a world with a browser.
 fn prepared(runtime: &'static str) -> World {
     let world = World::new(runtime);
     browser(&world, NOTES);
     world.project("shop", "", "", &["other.example.com"]);
     edit(&world, |text| format!("{text}{ALLOWED}"));
+    // What a launch says is not to be taken for what a page's opening says.
+    world.says("shop", "true");
     world
 }
 

@@ -295,7 +295,7 @@ pub fn run(args: Args, around: &Surroundings, out: &mut dyn Write) -> Result<Exi
             let question = Question { url: url.parse()?, method: method.parse()?, token };
             return explain(&question, json, around, out);
         }
-        Some(Verb::Open { url, quiet }) => match open::open(&url)? {
+        Some(Verb::Open { url, quiet }) => match open::open(around.policy()?.host.map(|host| host.address), &url)? {
             Answer::Opened(text) if !quiet => writeln!(out, "{text}")?,
             Answer::Opened(_) => {}
             Answer::Refused(text) => return Err(Failure::NotOpened(text)),

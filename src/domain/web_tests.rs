@@ -71,6 +71,8 @@ fn a_pattern_of_the_old_kind_stays_within_its_parts() {
         ("https://h.example/é*", "https://h.example/%C3%A9t%C3%A9"),
         ("https://h.example/a%20b", "https://h.example/a b"),
         ("http://*/*", "http://10.0.0.1/x"),
+        // To a browser, a `\\` is a `/`, and what follows is no host.
+        ("https://claude.ai/@evil*", "https://claude.ai\\@evil.example/"),
     ] {
         assert!(allows(pattern, url), "{pattern} {url}");
     }
@@ -85,7 +87,6 @@ fn a_pattern_of_the_old_kind_stays_within_its_parts() {
         ("*.claude.ai/*", "https://evil.example/.claude.ai/"),
         ("https://claude.ai/oauth/authorize*", "https://claude.ai/oauth/authorize/../../evil"),
         ("https://claude.ai/oauth/authorize*", "https://claude.ai/oauth/authorize%2f..%2f/../../evil"),
-        ("https://claude.ai/*", "https://claude.ai\\@evil.example/"),
         ("https://claude.ai/*", "https://evil.example\\@claude.ai/"),
         ("https://claude.ai/*", "https://claude.ai./"),
         ("https://claude.ai/*", "http://claude.ai/"),

@@ -16,7 +16,7 @@ use http::StatusCode;
 use tokio::sync::watch;
 
 use self::inside::Container;
-use super::activity::{Activity, Level, shown};
+use super::activity::{Activity, Level};
 use super::credentials;
 use super::host::Caller;
 use super::sandboxes::{DockerHost, Life};
@@ -145,19 +145,19 @@ impl Browser {
                 flow.cancel();
             }
             let text = error.to_string();
-            self.activity.notice(Some(id), Level::Warning, format!("{} was not opened: {text}", shown(url.place())));
+            self.activity.notice(Some(id), Level::Warning, format!("{} was not opened: {text}", short(url.place())));
             return ("failed", StatusCode::BAD_GATEWAY, text);
         }
-        let text = format!("opened {} in the host's browser{way_back}", url.place());
-        self.activity.notice(Some(id), Level::Info, shown(&text));
-        ("opened", StatusCode::OK, text)
+        let text = |place: &str| format!("opened {place} in the host's browser{way_back}");
+        self.activity.notice(Some(id), Level::Info, text(&short(url.place())));
+        ("opened", StatusCode::OK, text(url.place()))
     }
 
     /// The words for the agent; people are told, too, as long as that is not too often.
     fn refused(&self, id: &SandboxId, why: &str) -> String {
         if self.pace(id, |paces| &mut paces.refused) {
             let first = why.lines().next().unwrap_or_default();
-            self.activity.notice(Some(id), Level::Warning, format!("a page was not opened: {}", shown(first)));
+            self.activity.notice(Some(id), Level::Warning, format!("a page was not opened: {}", short(first)));
         }
         why.to_owned()
     }
@@ -204,15 +204,28 @@ fn allowed(project: Option<&ProjectConfig>) -> Allowed {
     Allowed::new(on, project.browser_targets.iter().map(|target| target.pattern.clone()))
 }
 
+/// Words for people, some of which an agent may have chosen: cut, and without what is not plain.
+fn short(text: &str) -> String {
+    const MOST: usize = 300;
+    let mut out = String::new();
+    for c in text.chars().take(MOST) {
+        if (' '..='~').contains(&c) { out.push(c) } else { out.extend(c.escape_debug()) }
+    }
+    if text.chars().nth(MOST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 fn tell(activity: &Activity, event: &Event) {
     let place = &event.place;
     let (level, text) = match &event.what {
         Happened::Carried => (Level::Info, format!("a sign-in came back to {place} and was carried into the sandbox")),
         Happened::Refused(why) => {
-            (Level::Warning, format!("a request to {place} was not carried into the sandbox: {}", shown(why)))
+            (Level::Warning, format!("a request to {place} was not carried into the sandbox: {}", short(why)))
         }
         Happened::Failed(why) => {
-            (Level::Warning, format!("a sign-in came back to {place}, and was not taken: {}", shown(why)))
+            (Level::Warning, format!("a sign-in came back to {place}, and was not taken: {}", short(why)))
         }
         Happened::Expired => (Level::Info, format!("no sign-in came back to {place} in time; the port is closed")),
     };

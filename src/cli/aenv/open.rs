@@ -3,18 +3,13 @@
 //! The sandbox's gateway is asked by HTTP, which Envoy carries to the server; whether the page may be opened is decided there.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::domain::opening::{BROWSERS, HOST, MAX_URL, PATH};
 
-/// Where the gateway's address is: it is the sandbox's resolver, too.
-const RESOLVER: &str = "/etc/resolv.conf";
-/// Envoy's, whatever the address: all connections of a sandbox go there.
-const PORT: u16 = 80;
 /// How long the gateway may take to be reached.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the host may take to start a browser.
@@ -25,9 +20,9 @@ const MAX_ANSWER: u64 = 256 * 1024;
 /// Why the host was not asked, or did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no resolver: not in a sandbox.
-    #[error("{} names no gateway: this is no sandbox of agent-creds", .0.display())]
-    NoGateway(PathBuf, #[source] Option<io::Error>),
+    /// The server does not say where it is.
+    #[error("the server of this sandbox opens no pages: it is of an older release")]
+    Older,
     /// The gateway cannot be reached, or breaks off.
     #[error("cannot ask the host, at {gateway}, to open the page; its server may be stopped, or of another release")]
     Unreachable {
@@ -59,16 +54,16 @@ pub fn is_browser(called: Option<&OsStr>) -> Option<&'static str> {
     BROWSERS.into_iter().find(|browser| *browser == name)
 }
 
-/// Asks the host to open `url`.
+/// Asks the host, at `gateway`, to open `url`.
 ///
 /// # Errors
 /// When it cannot be asked.
-pub fn open(url: &str) -> Result<Answer, OpenError> {
+pub fn open(gateway: Option<SocketAddr>, url: &str) -> Result<Answer, OpenError> {
     if url.len() > MAX_URL {
         let text = format!("the URL has {} bytes, and no more than {MAX_URL} are opened on the host", url.len());
         return Ok(Answer::Refused(text));
     }
-    let gateway = gateway(Path::new(RESOLVER))?;
+    let gateway = gateway.ok_or(OpenError::Older)?;
     let ask = || -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&gateway, CONNECT)?;
         stream.set_read_timeout(Some(ANSWER))?;
@@ -85,12 +80,6 @@ pub fn open(url: &str) -> Result<Answer, OpenError> {
     };
     let answer = ask().map_err(|source| OpenError::Unreachable { gateway, source })?;
     understand(&answer).ok_or(OpenError::Malformed(gateway))
-}
-
-fn gateway(resolver: &Path) -> Result<SocketAddr, OpenError> {
-    let text = fs::read_to_string(resolver).map_err(|error| OpenError::NoGateway(resolver.to_owned(), Some(error)))?;
-    let named = text.lines().find_map(|line| line.strip_prefix("nameserver ")?.trim().parse::<IpAddr>().ok());
-    named.map(|address| SocketAddr::new(address, PORT)).ok_or_else(|| OpenError::NoGateway(resolver.to_owned(), None))
 }
 
 /// An HTTP answer, which has a length, and ends the connection.
@@ -144,17 +133,6 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_is_the_resolver() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("resolv.conf");
-        assert!(matches!(gateway(&file), Err(OpenError::NoGateway(_, Some(_)))));
-        fs::write(&file, "# x\noptions timeout:2\n").unwrap();
-        assert!(matches!(gateway(&file), Err(OpenError::NoGateway(_, None))));
-        fs::write(&file, "nameserver 172.18.0.1\noptions timeout:2\n").unwrap();
-        assert_eq!(gateway(&file).unwrap(), "172.18.0.1:80".parse().unwrap());
-    }
-
-    #[test]
     fn the_names_of_browsers_are_known_wherever_they_are() {
         for (called, expected) in [
             ("/opt/agent-creds/bin/xdg-open", Some("xdg-open")),
@@ -171,7 +149,11 @@ mod tests {
 
     #[test]
     fn a_url_that_is_too_long_is_not_sent() {
-        let answer = open(&format!("https://h.example/{}", "x".repeat(1 << 20))).unwrap();
+        let answer = open(None, &format!("https://h.example/{}", "x".repeat(1 << 20))).unwrap();
         assert!(matches!(answer, Answer::Refused(text) if text.contains("1048594 bytes")));
+        assert!(matches!(open(None, "https://h.example/"), Err(OpenError::Older)));
+        // A port that nobody listens on.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(matches!(open(Some(free), "https://h.example/"), Err(OpenError::Unreachable { .. })));
     }
 }
