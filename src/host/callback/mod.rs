@@ -20,7 +20,6 @@ mod carry;
 mod flow;
 mod service;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -36,6 +35,8 @@ use crate::domain::web::WebUrl;
 pub const LIFETIME: Duration = Duration::from_secs(600);
 /// How long the program's own redirects are followed.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// How deep URLs in parameters of URLs are looked into.
+const NESTED: u8 = 3;
 /// Ports below need privileges, and are of services.
 const FIRST_PORT: u16 = 1024;
 
@@ -87,41 +88,27 @@ pub enum CallbackError {
 }
 
 impl Callback {
-    /// Where `url` sends the browser back to, if that is this machine.
+    /// Where `url` sends the browser back to, if that is this machine. Pages to sign in carry the URL to go on with in a parameter
+    /// of theirs, so those are looked into, too.
     ///
     /// # Errors
     /// When it is a place that is not carried.
     pub fn of(url: &WebUrl) -> Result<Option<Self>, CallbackError> {
-        let url = url.url();
-        let fragment = url.fragment().unwrap_or_default();
-        // Pages of one script have their own query behind the `#`.
-        let fragment = fragment.split_once('?').map_or(fragment, |(_, query)| query);
-        let fragment = url::form_urlencoded::parse(fragment.as_bytes());
-        let pairs: Vec<_> = url.query_pairs().chain(fragment).collect();
-
-        let mut named = BTreeSet::new();
-        let mut others = BTreeSet::new();
-        for (name, value) in &pairs {
-            let Some(place) = loopback(value)? else { continue };
-            // Whatever its name, that is where the browser may be sent; the usual ones come first.
-            if is_redirect(name) {
-                named.insert(place)
-            } else {
-                others.insert(place)
-            };
+        let mut found = Vec::new();
+        search(url.url(), NESTED, &mut found)?;
+        // Whatever its name, that is where the browser may be sent; the usual ones come first.
+        if found.iter().any(|(named, _)| *named) {
+            found.retain(|(named, _)| *named);
         }
-        let mut places = if named.is_empty() { others } else { named }.into_iter();
-        let Some((place, port, path)) = places.next() else { return Ok(None) };
-        if places.next().is_some() {
+        let mut found = found.into_iter().map(|(_, callback)| callback);
+        let Some(callback) = found.next() else { return Ok(None) };
+        if found.any(|other| other.authority() != callback.authority() || other.path != callback.path) {
             return Err(CallbackError::Several);
         }
-        if port < FIRST_PORT {
-            return Err(CallbackError::Privileged(port));
+        if callback.port < FIRST_PORT {
+            return Err(CallbackError::Privileged(callback.port));
         }
-        let only = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.to_string());
-        let state = only("state").filter(|state| !state.is_empty());
-        let posted = only("response_mode").is_some_and(|mode| mode == "form_post");
-        Ok(Some(Self { place, port, path, state, posted }))
+        Ok(Some(callback))
     }
 
     /// The port, on the host and in the sandbox.
@@ -161,6 +148,28 @@ impl fmt::Display for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.authority())
     }
+}
+
+/// The callbacks that a URL names, and whether by one of the usual names.
+fn search(url: &Url, depth: u8, found: &mut Vec<(bool, Callback)>) -> Result<(), CallbackError> {
+    let fragment = url.fragment().unwrap_or_default();
+    // Pages of one script have their own query behind the `#`.
+    let fragment = fragment.split_once('?').map_or(fragment, |(_, query)| query);
+    let pairs: Vec<_> = url.query_pairs().chain(url::form_urlencoded::parse(fragment.as_bytes())).collect();
+    let only = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.to_string());
+    for (name, value) in &pairs {
+        if let Some((place, port, path)) = loopback(value)? {
+            let state = only("state").filter(|state| !state.is_empty());
+            let posted = only("response_mode").is_some_and(|mode| mode == "form_post");
+            found.push((is_redirect(name), Callback { place, port, path, state, posted }));
+        } else if depth > 0 && value.contains(['?', '#']) {
+            // An address to go on with, often without the host.
+            if let Ok(inner) = url.join(value) {
+                search(&inner, depth - 1, found)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A value of a parameter that is a plain URL of this machine's loopback.
@@ -220,6 +229,11 @@ mod tests {
         assert_eq!((callback.port, callback.state.as_deref()), (4000, Some("x")));
         let callback = found("https://idp.example/?redirect_uri=http://localhost:4000/cb&response_mode=form_post");
         assert!(callback.posted && callback.state.is_none());
+        let nested = found(
+            "https://idp.example/login?state=outer&return_to=%2Fauthorize%3Fstate%3Dinner%26redirect_uri%3Dhttp%253A%252F%252F127.0.0.1%253A4000%252Fcb",
+        );
+        assert_eq!((nested.authority().as_str(), nested.path.as_str()), ("127.0.0.1:4000", "/cb"));
+        assert_eq!(nested.state.as_deref(), Some("inner"));
         let both = found("https://idp.example/?logout=http://localhost:4001/bye&redirect_uri=http://localhost:4000/cb");
         assert_eq!(both.port, 4000);
         assert!(
@@ -253,6 +267,8 @@ mod tests {
         {
             assert_eq!(of(&format!("https://i.example/?redirect_uri={value}")), Err(CallbackError::Privileged(port)));
         }
+        let nested = "https://i.example/login?continue=https%3A%2F%2Fi.example%2Fauthorize%3Fredirect_uri%3Dhttp%253A%252F%252Flocalhost%253A631%252F";
+        assert_eq!(of(nested), Err(CallbackError::Privileged(631)));
         let two = "https://i.example/?redirect_uri=http://localhost:4000/&redirect_uri=http://localhost:4001/";
         assert_eq!(of(two), Err(CallbackError::Several));
         let same = "https://i.example/?redirect_uri=http://localhost:4000/&callback_url=http://localhost:4000/";

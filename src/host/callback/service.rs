@@ -361,10 +361,8 @@ impl Live {
             return answer::page(StatusCode::NOT_FOUND, "Not here", &refused.to_string());
         }
         self.tell(Happened::Refused(refused.to_string()));
-        let text = format!(
-            "This port waits for a sign-in of the sandbox `{}`, and for nothing else: {refused}.",
-            self.sandbox
-        );
+        // Whose it is, is nobody's business: a page under another name of this address could read it.
+        let text = format!("This port waits for a sign-in of a sandbox, and for nothing else: {refused}.");
         let status = match refused {
             Refused::Host => StatusCode::MISDIRECTED_REQUEST,
             Refused::Path => StatusCode::NOT_FOUND,

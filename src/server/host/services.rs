@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -11,6 +11,8 @@ use super::{Caller, Page, page, text};
 use crate::domain::opening::{MAX_URL, PATH as OPEN};
 use crate::server::browser::Browser;
 
+/// The most that is read of what is too long anyway.
+const MAX_READ: usize = 4 << 20;
 /// How long the body of a request may take.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,15 +33,32 @@ fn sandbox(caller: &Caller) -> Page {
 
 /// Opens a page, whose URL is the body.
 async fn open(request: Request<Incoming>, caller: &Caller, browser: &Browser) -> Page {
-    let body = Limited::new(request.into_body(), MAX_URL).collect();
-    match tokio::time::timeout(BODY_PATIENCE, body).await {
-        Ok(Ok(body)) => {
-            let answer = browser.open(caller, &body.to_bytes()).await;
+    match tokio::time::timeout(BODY_PATIENCE, read(request.into_body())).await {
+        Ok(Ok(Some(url))) => {
+            let answer = browser.open(caller, &url).await;
             text(answer.status, answer.text)
         }
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            text(StatusCode::PAYLOAD_TOO_LARGE, format!("no more than {MAX_URL} bytes of URL are opened on the host\n"))
+        Ok(Ok(None)) => {
+            let long = format!("the URL has more than {MAX_URL} bytes, and no more are opened on the host\n");
+            text(StatusCode::PAYLOAD_TOO_LARGE, long)
         }
         Ok(Err(_)) | Err(_) => text(StatusCode::BAD_REQUEST, "the URL did not come whole\n"),
     }
+}
+
+/// A body that may be a URL; `None` when it is too long for one. Then the rest is read nevertheless, up to a bound: Envoy, cut short
+/// while it sends, would not pass the answer on.
+async fn read(mut body: Incoming) -> hyper::Result<Option<Vec<u8>>> {
+    let (mut url, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        length += data.len();
+        if length > MAX_READ {
+            break;
+        }
+        if length <= MAX_URL {
+            url.extend_from_slice(&data);
+        }
+    }
+    Ok((length <= MAX_URL).then_some(url))
 }
