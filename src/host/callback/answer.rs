@@ -56,7 +56,6 @@ pub(super) fn shown(answered: Answered) -> Response<Full<Bytes>> {
     };
     // Statuses with a meaning of their own to browsers (100, 204, 205, 304, 401, 407) are none for a page.
     let status = match answered.status.as_u16() {
-        200 | 201 | 202 => StatusCode::OK,
         400 | 403 | 404 | 500..600 => answered.status,
         _ if answered.status.is_success() => StatusCode::OK,
         _ => StatusCode::BAD_GATEWAY,
