@@ -4,6 +4,7 @@
 //! config::watch ─ Loaded ▶ apply ─┬─ VaultState ▶ vault::Vault ───────────┐
 //!                                 └─ Fleet ▶ xds::XdsService ─────────────┤ xds.sock ⇄ Envoy (envoy::Supervisor)
 //! pki::Ca ─ leaves ──────────────────┘                                    │
+//! host: what sandboxes ask of the host, by their listener ─── host.sock ⇄ ┘
 //! status, metrics ─ http ▶ /metrics /healthz /readyz /envoy/stats/prometheus
 //! ```
 //!
@@ -13,10 +14,12 @@
 mod activity;
 mod apply;
 mod auditing;
+mod browser;
 mod control;
 mod credentials;
 mod envoy_container;
 mod harden;
+mod host;
 mod http;
 mod issuing;
 mod kept_envoy;
@@ -44,12 +47,14 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 
 use self::activity::Activity;
-use self::apply::Applier;
+use self::apply::{Applier, keep_applied};
 use self::auditing::{Watchers, Writer};
+use self::browser::{Browser, BrowserParts};
 use self::control::{ControlService, FleetService};
 pub use self::credentials::Environment;
 use self::credentials::{CredentialMetrics, CredentialStates, CredentialStore, KeptTokens, WatchedFile};
 use self::envoy_container::EnvoyContainer;
+use self::host::{HOST_SOCKET, HostServices};
 use self::http::Pages;
 use self::issuing::Followed;
 use self::kept_envoy::KeptEnvoy;
@@ -65,6 +70,7 @@ use crate::control::v1::fleet_server::FleetServer;
 use crate::control::v1::nodes_server::NodesServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
+use crate::host::metrics::BrowserMetrics;
 use crate::metrics::ServerMetrics;
 use crate::pki::{Ca, LeafSchedule};
 use crate::sandbox::network::ServerPrefix;
@@ -133,6 +139,8 @@ pub struct Options {
     pub xds: Option<SocketAddr>,
     /// How long the certificates live by which theirs are renewed.
     pub node_lifetime: Duration,
+    /// Where the host's Chrome listens, `HOST:PORT`.
+    pub chrome: String,
 }
 
 /// Why the server does not start.
@@ -155,6 +163,8 @@ struct Prepared {
     supervisor: Option<KeptEnvoy>,
     socket: UnixListener,
     control: UnixListener,
+    host: UnixListener,
+    host_services: HostServices,
     nodes: Option<Nodes>,
     http: TcpListener,
     pages: Arc<Pages>,
@@ -229,6 +239,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let vault_metrics = VaultMetrics::register(&registry).context("cannot register metrics")?;
     let sandbox_metrics = SandboxMetrics::register(&registry).context("cannot register metrics")?;
     let credential_metrics = CredentialMetrics::register(&registry).context("cannot register metrics")?;
+    let browser_metrics = BrowserMetrics::register(&registry).context("cannot register metrics")?;
     let xds_metrics = XdsMetrics::register(&registry).context("cannot register metrics")?;
 
     let supervisor = match &options.envoy {
@@ -260,6 +271,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
 
     let socket = sockets::bind(&envoy::xds_socket(&options.runtime_dir))?;
     let control = sockets::bind(&options.runtime_dir.join(CONTROL_SOCKET))?;
+    let host_socket = options.runtime_dir.join(HOST_SOCKET);
+    let host = sockets::bind(&host_socket)?;
     let http = match TcpListener::bind(options.http).await {
         Err(error) if options.http_any_port && error.kind() == io::ErrorKind::AddrInUse => {
             TcpListener::bind(SocketAddr::new(options.http.ip(), 0)).await
@@ -287,6 +300,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let status = Arc::new(Status::new(xds.connections(), pid, states.clone()));
     let https = HttpsClient::new(system_ca.pem()).context("cannot ask token endpoints")?;
     let kept = Arc::new(KeptTokens::new(state_dir.clone()));
+    let browser = (options.environment)("BROWSER");
     let credentials = CredentialStore::new(options.environment, https, kept, credential_metrics, states);
     let secret_files = credentials.files();
     let schedule = LeafSchedule::new(options.leaf_lifetime);
@@ -297,7 +311,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         prefix: options.prefix.clone(),
         strict: options.strict,
         credentials,
-        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca),
+        builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca).with_host(&host_socket),
         leaves,
         ca_dir,
         vault: vault.clone(),
@@ -325,16 +339,16 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     };
     let parts = Parts {
         server: server_id,
-        docker_host,
+        docker_host: docker_host.clone(),
         runtime_dir: options.runtime_dir.clone(),
         state_dir,
         private: options.sources.vault.iter().map(|vault| vault.path().to_owned()).collect(),
         helpers: options.helpers,
         activity: Arc::clone(&activity),
         metrics: sandbox_metrics,
-        servings,
+        servings: Arc::clone(&servings),
         changes: changes_tx,
-        loaded: loaded_rx,
+        loaded: loaded_rx.clone(),
         trust: trust_rx,
         status: Arc::clone(&status),
         mint: TokenMint { keys, prefix: options.prefix },
@@ -342,6 +356,16 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         strict: options.strict,
     };
     let (sandboxes, alarms) = Sandboxes::new(parts, guard, prefix, &left);
+    let lives = sandboxes.clone();
+    let browser = Browser::new(BrowserParts {
+        lives: Box::new(move |sandbox, instance| lives.life(sandbox, instance)),
+        activity: Arc::clone(&activity),
+        docker_host,
+        loaded: loaded_rx.clone(),
+        browser: browser.and_then(|browser| browser.into_string().ok()),
+        metrics: browser_metrics,
+    });
+    let host_services = HostServices::new(servings, loaded_rx, options.chrome, browser);
     let sandboxes = Sandboxed {
         sandboxes,
         alarms,
@@ -364,6 +388,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         supervisor,
         socket,
         control,
+        host,
+        host_services,
         nodes,
         http,
         pages,
@@ -387,6 +413,8 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         supervisor,
         socket,
         control,
+        host,
+        host_services,
         nodes,
         http,
         pages,
@@ -426,6 +454,12 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     }
     let grpc_stopping = stopping.clone();
     tasks.spawn(async move { ("the gRPC server", serve_grpc(routes, socket, grpc_stopping).await) });
+
+    let host_stopping = stopping.clone();
+    tasks.spawn(async move {
+        host_services.serve(host, host_stopping).await;
+        ("the host's services for sandboxes", Ok(()))
+    });
 
     let service = ControlService { sandboxes: sandboxes.clone(), activity, status, strict, http: address };
     let control_routes = Routes::new(ControlServer::new(service))
@@ -520,49 +554,6 @@ async fn serve_grpc(routes: Routes, socket: UnixListener, stopping: Shutdown) ->
         .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stopping.wait())
         .await
         .context("cannot serve gRPC")
-}
-
-/// Applies each change of the configuration, renews certificates, and takes up a rotated CA.
-async fn keep_applied(
-    mut applier: Applier,
-    mut loaded: watch::Receiver<Arc<Loaded>>,
-    schedule: LeafSchedule,
-    stopping: Shutdown,
-) {
-    let mut renewal = tokio::time::interval(schedule.check_interval());
-    let mut ca_check = tokio::time::interval(Duration::from_secs(1));
-    let mut keys = applier.keys.clone();
-    let stopped = stopping.wait();
-    tokio::pin!(stopped);
-    loop {
-        tokio::select! {
-            () = &mut stopped => return,
-            changed = loaded.changed() => {
-                if changed.is_err() {
-                    // The watch ended; its own task says so.
-                    stopped.await;
-                    return;
-                }
-                let now = Arc::clone(&loaded.borrow_and_update());
-                // With thousands of upstreams this takes a while: checks go on, on the other threads.
-                tokio::task::block_in_place(|| applier.apply(&now));
-            }
-            Ok(()) = keys.changed() => {
-                let now = Arc::clone(&loaded.borrow());
-                tokio::task::block_in_place(|| applier.rekey(&now));
-            }
-            _ = renewal.tick() => {
-                let now = Arc::clone(&loaded.borrow());
-                tokio::task::block_in_place(|| applier.renew(&now));
-            }
-            _ = ca_check.tick() => {
-                if applier.take_up_ca().await {
-                    let now = Arc::clone(&loaded.borrow());
-                    tokio::task::block_in_place(|| applier.renew(&now));
-                }
-            }
-        }
-    }
 }
 
 /// The same vault, with its decisions shown and written down as `serve` has it, in `state_dir`, until the second value is dropped:

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_creds::host::cdp::{Access, Owned, Rule, Rules, serve};
+use agent_creds::host::cdp::{Access, Owned, Rule, Rules, respond};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response};
@@ -208,7 +208,7 @@ impl World {
 }
 
 pub fn allow(urls: &[&str]) -> Arc<Rules> {
-    Arc::new(Rules::new(urls.iter().map(|url| Rule::new(None, None, Some(url)).unwrap())))
+    Arc::new(Rules::new(urls.iter().map(|url| Rule::new(None, None, Some(url.parse().unwrap())).unwrap())))
 }
 
 /// The filter before the browser at `chrome`; its port.
@@ -218,7 +218,13 @@ pub async fn filter(chrome: &str, rules: watch::Receiver<Arc<Rules>>) -> u16 {
     let access = Arc::new(Access { chrome: chrome.to_owned(), port, rules, owned: Owned::default() });
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, Arc::clone(&access)));
+            let access = Arc::clone(&access);
+            let service = service_fn(move |request| {
+                let access = Arc::clone(&access);
+                async move { Ok::<_, Infallible>(respond(request, access, ()).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection.with_upgrades());
         }
     });
     port

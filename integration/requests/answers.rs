@@ -270,7 +270,8 @@ async fn plain_http_is_refused_with_the_reason() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let world = World::start("").await;
     let token = world.server.token(&[]);
-    for host in [STRIPE, "unknown.example.com"] {
+    // The way to the host is for sandboxes.
+    for host in [STRIPE, "unknown.example.com", "host.agent-creds", "localhost:9222", "127.0.0.1", "[::1]:9222"] {
         let mut stream = tokio::net::TcpStream::connect(world.server.addr()).await.unwrap();
         let request =
             format!("GET /v1 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");

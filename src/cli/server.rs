@@ -16,7 +16,9 @@ use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir, 
 use super::nodes::{self, BootstrapArgs, NodesCommand};
 use crate::config::{self, Sources, VaultSource};
 use crate::domain::macaroon::{TokenPrefix, TokenPrefixError};
+use crate::domain::policy::Address;
 use crate::envoy;
+use crate::host::cdp;
 use crate::pki::{Ca, CaSummary};
 use crate::server::{self, KeepEnvoy, Options, ServeError};
 use crate::telemetry::{self, LogFormat};
@@ -114,6 +116,10 @@ struct Serve {
     /// What tokens begin with.
     #[arg(long, env = "TOKEN_PREFIX", default_value = "acm_", value_parser = parse_prefix)]
     token_prefix: TokenPrefix,
+    /// Where the Chrome of this machine listens, tabs of which sandboxes may drive as [[cdp_target]] says; by IP address or as localhost.
+    /// Chrome is started with --remote-debugging-port=9222 --user-data-dir=DIR.
+    #[arg(long = "cdp", env = "AGENT_CREDS_CDP", value_name = "HOST:PORT", default_value = cdp::DEFAULT_CHROME)]
+    chrome: Address,
     /// What is logged: error, warn, info, debug or trace, also by module (info,agent_creds::vault=debug).
     #[arg(long, env = "AGENT_CREDS_LOG", default_value = "info", value_parser = telemetry::parse_filter)]
     log: String,
@@ -245,6 +251,7 @@ fn run_server(args: Serve) -> anyhow::Result<ExitCode> {
         helpers: helpers(),
         xds: args.xds,
         node_lifetime: args.node_lifetime,
+        chrome: args.chrome.to_string(),
         ca_file: std::env::var_os("SSL_CERT_FILE").filter(|name| !name.is_empty()).map(PathBuf::from),
         environment: Arc::new(|name: &str| -> Option<OsString> { std::env::var_os(name) }),
     };

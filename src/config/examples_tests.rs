@@ -44,7 +44,7 @@ fn what_the_examples_leave_commented_out_is_valid() {
     let sandbox = project(&uncomment(sandbox)).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(sandbox.watch, [Path::new("/p/private-ca.pem")]);
     assert_eq!(sandbox.vault.unwrap().host.as_str(), "vault.example.com");
-    assert_eq!(sandbox.cdp_targets[0].url.as_deref(), Some("http://localhost:3000/*"));
+    assert_eq!(sandbox.cdp_targets[0].url, Some("http://localhost:3000/*".parse().unwrap()));
 
     let gateway = project(&uncomment(&format!("#{gateway}"))).unwrap_or_else(|problems| panic!("{problems}"));
     let policy = gateway.policy(None).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::ca::ReadFile;
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
-use super::targets::{BrowserTarget, CdpTarget};
+use super::targets::{BrowserTarget, CDP_PORT, CdpTarget};
 use super::units::{Cpus, EnvName, ImageName, Memory};
 use super::upstream::{self, Upstreams};
 use crate::domain::names::{Host, HostPattern, SandboxId};
@@ -139,6 +139,16 @@ impl ProjectConfig {
             origin: self.origin.clone(),
             upstreams: self.upstreams.clone(),
         })
+    }
+
+    /// The ports in the sandbox at which the host's browser is found: 9222, and those of its targets; none when it is not to be.
+    pub fn cdp_ports(&self) -> BTreeSet<u16> {
+        match &self.kind {
+            ProjectKind::Sandbox(sandbox) if sandbox.use_host_browser_cdp => {
+                self.cdp_targets.iter().map(|target| target.port).chain([CDP_PORT]).collect()
+            }
+            ProjectKind::Sandbox(_) | ProjectKind::Gateway(_) => BTreeSet::new(),
+        }
     }
 
     /// A sandbox that may reach nothing: what is in force while its file cannot be read.

@@ -102,6 +102,20 @@ title = "*My App*"
     assert_eq!(&*project.browser_targets[0].url, "https://claude.ai/oauth/authorize*");
     assert_eq!(project.cdp_targets[0].kind.as_deref(), Some("page"));
     assert_eq!(project.cdp_targets[0].title.as_deref(), Some("*My App*"));
+    assert_eq!(project.cdp_targets[0].port, 9222);
+    assert!(project.cdp_ports().is_empty(), "use_host_browser_cdp = false");
+}
+
+#[test]
+fn the_browser_is_found_at_the_ports_of_its_targets() {
+    let text = "[[cdp_target]]\nurl = \"https://a.example/*\"\nport = 9_333\n[[cdp_target]]\ntype = \"page\"\n";
+    assert_eq!(parse(text).unwrap().cdp_ports().into_iter().collect::<Vec<_>>(), [9222, 9333]);
+    assert_eq!(parse("").unwrap().cdp_ports().into_iter().collect::<Vec<_>>(), [9222]);
+    let target = |port: usize| format!("[[cdp_target]]\ntype = \"page\"\nport = {port}\n");
+    assert!(parse(&(2000..2016).map(target).collect::<String>()).is_ok());
+    assert!(
+        parse(&(2000..2017).map(target).collect::<String>()).unwrap_err().to_string().contains("more than 16 ports")
+    );
 }
 
 #[test]
@@ -212,18 +226,39 @@ fn each_mistake_has_its_place_and_its_hint() {
         ),
         (
             "[[browser_target]]\nurl = \"file:///etc/passwd\"",
-            "p.toml:2:7: `file:///etc/passwd` is no web address\n    help: only pages are opened: begin with https:// or \
-             http://",
+            "p.toml:2:7: `file:///etc/passwd` matches no page: only http:// and https:// are pages of the web\n    help: write \
+             scheme, host and path, as in \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it",
         ),
         (
             "[[browser_target]]\nurl = \"https://claude.ai@evil.example/\"",
-            "p.toml:2:7: `https://claude.ai@evil.example/` has no host, or a user before it\n    help: write scheme, host and \
-             path, as in https://claude.ai/oauth/authorize*",
+            "p.toml:2:7: `https://claude.ai@evil.example/` matches no page: a URL with a user or a password before the host is \
+             never allowed\n    help: remove what stands before the `@`",
+        ),
+        (
+            "[[browser_target]]\nurl = \"https://claude.ai/oauth?client=*\"",
+            "p.toml:2:7: `https://claude.ai/oauth?client=*` matches no page: query and fragment take no part: whatever stands \
+             behind `?` and `#` is allowed with the rest\n    help: write \"https://claude.ai/oauth\"",
+        ),
+        (
+            "[[browser_target]]\nurl = \"*\"",
+            "p.toml:2:7: `*` matches no page: its host can be that of no URL\n    help: write scheme, host and path, as in \
+             \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it",
         ),
         (
             "[browser_target]\nurl = \"https://a.example/\"",
             "p.toml:1:2: `browser_target` must be a list of tables\n    help: write [[browser_target]]",
         ),
+        (
+            "[[cdp_target]]\nurl = \"https://a.example/?x=*\"",
+            "p.toml:2:7: `https://a.example/?x=*` matches no page: query and fragment take no part: whatever stands behind `?` and \
+             `#` is allowed with the rest\n    help: write \"https://a.example/\"",
+        ),
+        (
+            "[[cdp_target]]\ntype = \"page\"\nport = 80",
+            "p.toml:3:8: a sandbox's programs cannot be found at port 80\n    help: write a port from 1024 to 65535, as in port = \
+             9222",
+        ),
+        ("[[cdp_target]]\ntype = \"page\"\nport = \"9222\"", "p.toml:3:8: `port` must be a whole number, not a string"),
         (
             "[[cdp_target]]",
             "p.toml:1:1: a `cdp_target` with no field would allow every page\n    help: add type, title or url, as in title = \

@@ -199,6 +199,18 @@ impl<'r, 't> Item<'r, 't> {
         value
     }
 
+    /// The value as a whole number.
+    pub(crate) fn integer(&self) -> Option<i64> {
+        let number = match self.node.get_ref() {
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            self.wrong_type("a whole number", None);
+        }
+        number
+    }
+
     /// The value as text that parses as a `T`.
     pub(crate) fn parse<T>(&self) -> Option<T>
     where

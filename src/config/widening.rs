@@ -37,7 +37,7 @@ pub(super) fn widening(old: &ProjectConfig, new: &ProjectConfig) -> Option<Strin
     if new.browser_targets.iter().any(|target| old.browser_targets.iter().all(|old| old.url != target.url)) {
         return Some("it would open other pages in the host's browser".to_owned());
     }
-    let driven = |target: &CdpTarget| (target.kind.clone(), target.title.clone(), target.url.clone());
+    let driven = |target: &CdpTarget| (target.kind.clone(), target.title.clone(), target.url.clone(), target.port);
     if new.cdp_targets.iter().any(|target| old.cdp_targets.iter().all(|old| driven(old) != driven(target))) {
         return Some("it would let the sandbox drive other tabs of the host's browser".to_owned());
     }

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -20,7 +20,8 @@ use crate::domain::macaroon::TokenPrefix;
 use crate::domain::policy::Policy;
 use crate::domain::revocations::Revocations;
 use crate::metrics::ServerMetrics;
-use crate::pki::Ca;
+use crate::pki::{Ca, LeafSchedule};
+use crate::shutdown::Shutdown;
 use crate::state::SigningKeys;
 use crate::vault::{Vault, VaultState};
 use crate::xds::resources::FleetBuilder;
@@ -134,6 +135,49 @@ impl Applier {
             }
             Err(error) => {
                 tracing::error!("the configuration gives no consistent resources, the last ones go on: {error}")
+            }
+        }
+    }
+}
+
+/// Applies each change of the configuration, renews certificates, and takes up a rotated CA.
+pub(super) async fn keep_applied(
+    mut applier: Applier,
+    mut loaded: watch::Receiver<Arc<Loaded>>,
+    schedule: LeafSchedule,
+    stopping: Shutdown,
+) {
+    let mut renewal = tokio::time::interval(schedule.check_interval());
+    let mut ca_check = tokio::time::interval(Duration::from_secs(1));
+    let mut keys = applier.keys.clone();
+    let stopped = stopping.wait();
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            changed = loaded.changed() => {
+                if changed.is_err() {
+                    // The watch ended; its own task says so.
+                    stopped.await;
+                    return;
+                }
+                let now = Arc::clone(&loaded.borrow_and_update());
+                // With thousands of upstreams this takes a while: checks go on, on the other threads.
+                tokio::task::block_in_place(|| applier.apply(&now));
+            }
+            Ok(()) = keys.changed() => {
+                let now = Arc::clone(&loaded.borrow());
+                tokio::task::block_in_place(|| applier.rekey(&now));
+            }
+            _ = renewal.tick() => {
+                let now = Arc::clone(&loaded.borrow());
+                tokio::task::block_in_place(|| applier.renew(&now));
+            }
+            _ = ca_check.tick() => {
+                if applier.take_up_ca().await {
+                    let now = Arc::clone(&loaded.borrow());
+                    tokio::task::block_in_place(|| applier.renew(&now));
+                }
             }
         }
     }

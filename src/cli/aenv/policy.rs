@@ -1,6 +1,6 @@
 //! `policy.json`: what the server says this sandbox may do. The server replaces the file on each change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,7 +48,19 @@ struct Raw {
     generation: u64,
     #[serde(default)]
     problems: Vec<String>,
+    #[serde(default)]
+    host: Option<HostAccess>,
     upstreams: Vec<RawUpstream>,
+}
+
+/// How the host is reached, and what it may be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct HostAccess {
+    /// Where plain HTTP leads to the server.
+    pub address: SocketAddr,
+    /// The ports on which programs in the sandbox are to find the host's browser; none when they are not.
+    #[serde(default)]
+    pub cdp_ports: BTreeSet<u16>,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +81,8 @@ pub struct SandboxPolicy {
     pub strict: bool,
     /// Counts the changes of the server's configuration.
     pub generation: u64,
+    /// How the host is reached; `None` from a server that does not say.
+    pub host: Option<HostAccess>,
     /// What is wrong with `agent-creds.toml` as it stands; what is in force is its last good version.
     pub problems: Vec<String>,
 }
@@ -110,6 +124,7 @@ impl SandboxPolicy {
             prefix: raw.token_prefix.parse()?,
             strict: raw.strict,
             generation: raw.generation,
+            host: raw.host,
             problems: raw.problems,
         })
     }
@@ -138,7 +153,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = r#"{ "version": 1, "sandbox": "box", "instance": "00ff", "token_prefix": "acm_", "strict": true,
-        "generation": 7, "problems": ["x"], "later": 1, "upstreams": [
+        "generation": 7, "problems": ["x"], "later": 1, "host": { "address": "10.0.0.1:80", "cdp_ports": [9222] }, "upstreams": [
         { "host": "api.stripe.com", "methods": ["GET"], "paths": ["/v1/**"] }, { "host": "a.example" } ] }"#;
 
     #[test]
@@ -146,6 +161,8 @@ mod tests {
         let read = SandboxPolicy::of(GOOD);
         assert_eq!((read.policy.id.as_str(), read.strict, read.generation), ("box", true, 7));
         assert_eq!(read.policy.upstreams.len(), 2);
+        let host = read.host.unwrap();
+        assert_eq!((host.address.to_string().as_str(), host.cdp_ports.len()), ("10.0.0.1:80", 1));
         let free = &read.policy.upstreams[&"a.example".parse::<HostPattern>().unwrap()];
         assert_eq!(free.limits, Limits::default(), "no list is no limit");
         for (from, to) in [
@@ -157,6 +174,8 @@ mod tests {
             ("\"GET\"", "\"G T\""),
             ("\"/v1/**\"", "\"v1\""),
             ("\"strict\": true,", ""),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("[9222]", "[92220]"),
             ("} ] }", "} ]"),
         ] {
             assert!(GOOD.contains(from), "{from}");

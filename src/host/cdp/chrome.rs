@@ -21,7 +21,10 @@ const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 /// Why Chrome does not do what it is asked for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChromeError {
-    #[error("no browser answers at {address} on the host; start it there with --remote-debugging-port={port}")]
+    #[error(
+        "no browser answers at {address} on the host; start one there: chromium --remote-debugging-port={port} --user-data-dir=DIR \
+         (Chrome opens this port only for a folder that is not its default one)"
+    )]
     Unreachable { address: String, port: String },
     #[error("the browser at {0} on the host did not answer in time")]
     Slow(String),

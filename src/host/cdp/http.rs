@@ -4,7 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::filter::Owned;
-use super::rules::{Match, Rules, WebUrl};
+use super::rules::{Match, Rules};
+use crate::domain::web::WebUrl;
 
 /// The path of the browser's WebSocket. Chrome's own has a secret in it, which stays on the host.
 const BROWSER: &str = "/devtools/browser/agent-creds";
@@ -223,7 +224,10 @@ mod tests {
 
     #[test]
     fn answers_show_what_is_allowed() {
-        let rules = Rules::new([super::super::Rule::new(None, None, Some("http://localhost:3000/*")).unwrap()]);
+        let rules =
+            Rules::new(
+                [super::super::Rule::new(None, None, Some("http://localhost:3000/*".parse().unwrap())).unwrap()],
+            );
         let owned = Owned::default();
         let page = |url: &str| {
             json!({"id": "A", "type": "page", "title": "T", "url": url, "webSocketDebuggerUrl": "ws://x/devtools/page/A",
@@ -246,7 +250,10 @@ mod tests {
 
     #[test]
     fn a_new_page_goes_where_it_was_judged() {
-        let rules = Rules::new([super::super::Rule::new(None, None, Some("http://localhost:3000/*")).unwrap()]);
+        let rules =
+            Rules::new(
+                [super::super::Rule::new(None, None, Some("http://localhost:3000/*".parse().unwrap())).unwrap()],
+            );
         assert_eq!(
             new_page(&rules, "http://LOCALHOST:3000/a b?c=%20").unwrap(),
             "/json/new?http%3A%2F%2Flocalhost%3A3000%2Fa%2520b%3Fc%3D%2520"

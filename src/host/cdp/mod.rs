@@ -30,4 +30,4 @@ mod server;
 
 pub use filter::Owned;
 pub use rules::{Rule, RuleError, Rules};
-pub use server::{Access, DEFAULT_CHROME, serve};
+pub use server::{Access, DEFAULT_CHROME, respond};

@@ -1,6 +1,5 @@
-//! The tokio shell: one connection of a client, served over HTTP and WebSocket.
+//! The tokio shell: one request of a client, answered, or made a WebSocket.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +11,9 @@ use http::header::{
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
@@ -46,32 +43,20 @@ pub struct Access {
     pub chrome: String,
     /// The port in the sandbox, by which the client came.
     pub port: u16,
-    /// What may be seen; followed while connections are open. When its sender is gone, nothing may.
+    /// What may be seen; followed while connections are open. When its sender is gone, they end.
     pub rules: watch::Receiver<Arc<Rules>>,
     /// The pages that the sandbox opened.
     pub owned: Owned,
 }
 
-/// Serves one connection until it ends.
-pub async fn serve<I>(io: I, access: Arc<Access>)
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| {
-        let access = Arc::clone(&access);
-        async move { Ok::<_, Infallible>(respond(request, access).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(30))
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    // A client that goes away is its own business.
-    let _ = connection.await;
-}
-
-async fn respond(request: Request<Incoming>, access: Arc<Access>) -> Response<Full<Bytes>> {
-    match answer(request, &access).await {
+/// Answers a request; one that becomes a WebSocket is carried on in a task of its own, which holds `lease` until it ends. The
+/// connection has to be served with upgrades.
+pub async fn respond<L: Send + 'static>(
+    request: Request<Incoming>,
+    access: Arc<Access>,
+    lease: L,
+) -> Response<Full<Bytes>> {
+    match answer(request, &access, lease).await {
         Ok(response) => response,
         Err(Failure::Refused(Refused { status, text })) => {
             page(StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN), "text/plain; charset=utf-8", text)
@@ -99,7 +84,11 @@ impl From<ChromeError> for Failure {
     }
 }
 
-async fn answer(request: Request<Incoming>, access: &Arc<Access>) -> Result<Response<Full<Bytes>>, Failure> {
+async fn answer<L: Send + 'static>(
+    request: Request<Incoming>,
+    access: &Arc<Access>,
+    lease: L,
+) -> Result<Response<Full<Bytes>>, Failure> {
     let header = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
     let several = request.headers().get_all(HOST).iter().count() > 1;
     let host = header(HOST).filter(|_| !several && request.uri().authority().is_none()).map(str::to_owned);
@@ -141,10 +130,10 @@ async fn answer(request: Request<Incoming>, access: &Arc<Access>) -> Result<Resp
             chrome::ask(chrome, Method::GET, &format!("/json/close/{id}")).await?;
             Ok(page(StatusCode::OK, "text/html; charset=utf-8", "Target is closing"))
         }
-        Route::Browser => upgrade(request, access, Entry::Browser).await,
+        Route::Browser => upgrade(request, access, Entry::Browser, lease).await,
         Route::Page(id) => {
             access.visible(&rules, &id).await?;
-            upgrade(request, access, Entry::Page(id)).await
+            upgrade(request, access, Entry::Page(id), lease).await
         }
     }
 }
@@ -178,10 +167,11 @@ impl Access {
 }
 
 /// Becomes a WebSocket, once there is one to Chrome.
-async fn upgrade(
+async fn upgrade<L: Send + 'static>(
     mut request: Request<Incoming>,
     access: &Arc<Access>,
     entry: Entry,
+    lease: L,
 ) -> Result<Response<Full<Bytes>>, Failure> {
     let is = |name, expected: &str| {
         let value = request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
@@ -206,6 +196,7 @@ async fn upgrade(
             let client = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
             bridge(client, browser, &access, entry).await;
         }
+        drop(lease);
     });
     let mut response = page(StatusCode::SWITCHING_PROTOCOLS, "text/plain", "");
     let headers = response.headers_mut();
@@ -224,11 +215,10 @@ async fn bridge(
     entry: Entry,
 ) {
     let mut rules = access.rules.clone();
-    let (mut filter, mut outputs) = Filter::new(entry, access.current(), access.owned.clone());
-    rules.mark_unchanged();
+    let current = Arc::clone(&rules.borrow_and_update());
+    let (mut filter, mut outputs) = Filter::new(entry, current, access.owned.clone());
     let (mut to_client, mut from_client) = client.split();
     let (mut to_browser, mut from_browser) = browser.split();
-    let mut is_over = false;
     loop {
         let close = deliver(outputs, &mut to_client, &mut to_browser).await;
         if let Some(reason) = close {
@@ -248,10 +238,10 @@ async fn bridge(
                 Some(Ok(Message::Close(_)) | Err(_)) | None => vec![Output::Close("the browser is gone")],
                 Some(Ok(_)) => Vec::new(),
             },
-            changed = rules.changed(), if !is_over => {
-                is_over = changed.is_err();
-                filter.on_rules(if is_over { Arc::default() } else { Arc::clone(&rules.borrow_and_update()) })
-            }
+            changed = rules.changed() => match changed {
+                Ok(()) => filter.on_rules(Arc::clone(&rules.borrow_and_update())),
+                Err(_) => vec![Output::Close("the sandbox may use the host's browser no more")],
+            },
         };
     }
     // Chrome ends the sessions and the contexts of this client with its connection.

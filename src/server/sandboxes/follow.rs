@@ -201,11 +201,13 @@ impl Sandboxes {
     ) {
         let (inside, project) = (running.inside.clone(), Arc::clone(project));
         let instance = running.serving.instance.clone();
+        let gateway = zone_address(running);
         let (prefix, strict) = (self.0.parts.mint.prefix.clone(), self.0.parts.strict);
         let written = tokio::task::spawn_blocking(move || {
             let view = PolicyView {
                 project: &project,
                 instance: &instance,
+                gateway,
                 prefix: &prefix,
                 strict,
                 generation,

@@ -4,15 +4,17 @@
 //! |---|---|
 //! | `ca.pem`, `cacerts.jks` | the CA to trust, for everything but Java and for Java |
 //! | `policy.json` | what may be reached, for `aenv` |
+//! | `bin/` | `xdg-open` and what else browsers are called: links to `aenv`, first in `PATH` |
 //! | `resolv.conf` | our DNS responder, mounted at `/etc/resolv.conf` |
 //!
 //! Files are replaced by renaming, so that a reader inside sees the old one or the new one; but for `resolv.conf`, which is
 //! mounted by itself, and never changes while the sandbox lives.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -20,7 +22,12 @@ use serde::Serialize;
 use crate::config::{Diagnostic, ProjectConfig};
 use crate::domain::macaroon::TokenPrefix;
 use crate::domain::names::{Instance, SandboxId};
+use crate::domain::opening::BROWSERS;
 use crate::pki::Ca;
+use crate::sandbox::spec::body::HELPERS;
+
+/// The port of plain HTTP: at the gateway, as at any address, it leads to the sandbox's listener.
+const HTTP: u16 = 80;
 
 /// The CA as files: PEM, and a Java key store.
 #[derive(Debug)]
@@ -51,7 +58,17 @@ struct PolicyFile<'a> {
     strict: bool,
     generation: u64,
     problems: Vec<String>,
+    host: HostEntry,
     upstreams: Vec<UpstreamEntry<'a>>,
+}
+
+/// How programs of ours in the sandbox reach the server.
+#[derive(Debug, Serialize)]
+struct HostEntry {
+    /// To which they speak plain HTTP.
+    address: SocketAddr,
+    /// The ports on which the host's browser is to be found.
+    cdp_ports: BTreeSet<u16>,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,6 +83,7 @@ struct UpstreamEntry<'a> {
 pub(super) struct PolicyView<'a> {
     pub(super) project: &'a ProjectConfig,
     pub(super) instance: &'a Instance,
+    pub(super) gateway: Ipv4Addr,
     pub(super) prefix: &'a TokenPrefix,
     pub(super) strict: bool,
     pub(super) generation: u64,
@@ -88,7 +106,22 @@ impl Inside {
         // The folder above is private; in the sandbox, anybody reads this one.
         fs::set_permissions(&self.folder, Permissions::from_mode(0o755))?;
         self.replace("resolv.conf", format!("nameserver {gateway}\noptions timeout:2 attempts:2\n").as_bytes())?;
+        self.browsers()?;
         self.trust(trust)
+    }
+
+    /// Makes the links by which programs find a browser.
+    fn browsers(&self) -> io::Result<()> {
+        let bin = self.folder.join("bin");
+        fs::create_dir_all(&bin)?;
+        fs::set_permissions(&bin, Permissions::from_mode(0o755))?;
+        for name in BROWSERS {
+            match symlink(format!("{HELPERS}/aenv"), bin.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Writes the CA.
@@ -112,6 +145,7 @@ impl Inside {
             strict: view.strict,
             generation: view.generation,
             problems: view.problems.iter().map(ToString::to_string).collect(),
+            host: HostEntry { address: (view.gateway, HTTP).into(), cdp_ports: view.project.cdp_ports() },
             upstreams: upstreams.collect(),
         };
         let mut text = serde_json::to_vec_pretty(&file)?;

@@ -1,10 +1,12 @@
 //! Keeps what was built, and builds what changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
 
+use super::host::{self, HOST_CLUSTER};
 use super::layout::Layout;
 use super::on_demand::{Kept, WildcardLeaves};
 use super::route::{Needs, Target};
@@ -28,6 +30,8 @@ pub struct FleetBuilder {
     /// The time that decides which leaves are due.
     epoch: u64,
     system_ca: TrustedCa,
+    /// The server's socket for sandboxes.
+    host: Option<Arc<str>>,
     kept: Arc<Kept>,
     /// The credentials that sign, as they were.
     signing: Vec<HostPattern>,
@@ -79,11 +83,17 @@ impl FleetBuilder {
             epoch: leaves.epoch(),
             leaves,
             system_ca,
+            host: None,
             kept: Arc::default(),
             signing: Vec::new(),
             policies: BTreeMap::new(),
             everything: Holding::default(),
         }
+    }
+
+    /// The same, with a way from sandboxes to the host: to the server's socket at this path.
+    pub fn with_host(self, socket: &Path) -> Self {
+        Self { host: Some(socket.display().to_string().into()), ..self }
     }
 
     /// Leaves come from here from now on; all are made anew.
@@ -214,7 +224,7 @@ impl FleetBuilder {
             let resources = built.upstreams.remove(&pattern).map(|piece| piece.resources).unwrap_or_default();
             self.exchange(&mut built.own, &resources, &[]);
         }
-        let whole = whole(policy, &layout, &signed_hosts);
+        let whole = whole(policy, &layout, &signed_hosts, self.host.as_ref());
         let is_same = |(a, b): (&Resource, &Arc<Resource>)| {
             a.name() == b.name() && a.version() == b.version() && a.origin() == b.origin()
         };
@@ -303,16 +313,19 @@ impl std::fmt::Debug for FleetBuilder {
     }
 }
 
-/// The listener of a policy, and the routes of the hosts that share a chain.
-fn whole(policy: &Arc<Policy>, layout: &Layout<'_>, signed_hosts: &[&Host]) -> Vec<Resource> {
+/// The listener of a policy, the routes of the hosts that share a chain, and what a sandbox's leads to the host by.
+fn whole(policy: &Arc<Policy>, layout: &Layout<'_>, signed_hosts: &[&Host], host: Option<&Arc<str>>) -> Vec<Resource> {
     let own: Vec<&Host> = layout.own.iter().map(|(host, _)| *host).collect();
     let wildcards: Vec<&HostPattern> = layout.wildcards.iter().map(|(pattern, _)| *pattern).collect();
     let has_shared = !layout.shared.is_empty();
-    let inputs = (&policy.id, policy.listen, &own, &wildcards, has_shared, layout.shared_below_wildcards());
+    let host = host.filter(|_| policy.instance.is_some());
+    let instance = policy.instance.as_ref().filter(|_| host.is_some());
+    let inputs = (&policy.id, policy.listen, &own, &wildcards, has_shared, layout.shared_below_wildcards(), instance);
     let name = listener_name(&policy.id);
     let mut listener = Resource::lazy(ResourceType::Listener, name, version("listener", &inputs), {
         let policy = Arc::clone(policy);
-        move || Ok(listener::listener(&policy).encode_to_vec())
+        let with_host = host.is_some();
+        move || Ok(listener::listener(&policy, with_host).encode_to_vec())
     })
     .from_line(policy.origin.clone());
     for host in own {
@@ -323,8 +336,14 @@ fn whole(policy: &Arc<Policy>, layout: &Layout<'_>, signed_hosts: &[&Host]) -> V
     for pattern in wildcards {
         listener = listener.referring_to(ResourceType::Route, route_name(&policy.id, &pattern.to_string()));
     }
+    let mut whole = Vec::new();
+    if let Some(socket) = host {
+        listener = listener.referring_to(ResourceType::Cluster, HOST_CLUSTER);
+        whole.push(host_cluster(socket));
+    }
     if !has_shared {
-        return vec![listener];
+        whole.push(listener);
+        return whole;
     }
     let name = route_name(&policy.id, SHARED_CHAIN);
     let listener = listener.referring_to(ResourceType::Route, name.as_str());
@@ -336,7 +355,16 @@ fn whole(policy: &Arc<Policy>, layout: &Layout<'_>, signed_hosts: &[&Host]) -> V
             Ok(route::routes(&id, Target::Shared, needs).encode_to_vec())
         }
     });
-    vec![listener, route.from_line(policy.origin.clone())]
+    whole.extend([listener, route.from_line(policy.origin.clone())]);
+    whole
+}
+
+/// One for all sandboxes.
+fn host_cluster(socket: &Arc<str>) -> Resource {
+    let socket = Arc::clone(socket);
+    Resource::lazy(ResourceType::Cluster, HOST_CLUSTER, version("host", &socket), move || {
+        Ok(host::cluster(&socket).encode_to_vec())
+    })
 }
 
 fn is_leaf(resource: &Resource, host: &Host) -> bool {

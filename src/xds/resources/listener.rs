@@ -23,6 +23,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 
 use super::cluster::Resolution;
+use super::host;
 use super::layout::Layout;
 use super::manager::{HostBy, by_server_name, connection_manager, http_filter, http_filters, network_filter};
 use super::matching::filter_chain_matcher;
@@ -33,7 +34,8 @@ use super::{
 use crate::domain::names::{Host, HostPattern, SandboxId};
 use crate::domain::policy::Policy;
 
-pub(super) fn listener(policy: &Policy) -> Listener {
+/// The listener of a policy; of a sandbox's, when `with_host`, plain HTTP leads to the host.
+pub(super) fn listener(policy: &Policy, with_host: bool) -> Listener {
     let (id, layout) = (&policy.id, Layout::of(policy));
     let own = layout.own.iter().map(|(host, _)| upstream_chain(id, host));
     let wildcards = layout.wildcards.iter().map(|(pattern, _)| wildcard_chain(id, pattern));
@@ -41,7 +43,8 @@ pub(super) fn listener(policy: &Policy) -> Listener {
     if !layout.shared.is_empty() {
         filter_chains.push(shared_chain(id));
     }
-    filter_chains.push(plain_http_chain());
+    let instance = policy.instance.as_ref().filter(|_| with_host);
+    filter_chains.push(plain_http_chain(instance.map(|instance| host::virtual_host(id, instance))));
     Listener {
         name: super::listener_name(&policy.id),
         address: Some(socket_address(policy.listen)),
@@ -132,33 +135,36 @@ fn routes(sandbox: &SandboxId, name: &str) -> RouteSpecifier {
     RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: route_name(sandbox, name) })
 }
 
-/// No TLS: a refusal that says why, so that `http://` in an agent's code does not look like a network fault.
-fn plain_http_chain() -> FilterChain {
+/// No TLS: a refusal that says why, so that `http://` in an agent's code does not look like a network fault; and, in a sandbox,
+/// the way to the host.
+fn plain_http_chain(host: Option<VirtualHost>) -> FilterChain {
     let refusal = direct_response(
         400,
         "Bad Request: plain HTTP is refused here, because it would carry credentials in the clear. Use https:// instead.\n",
     );
-    FilterChain {
-        name: PLAIN_HTTP_CHAIN.to_owned(),
-        filters: vec![network_filter(&connection_manager(
-            "plain-http",
-            RouteSpecifier::RouteConfig(RouteConfiguration {
-                name: "plain-http".to_owned(),
-                virtual_hosts: vec![VirtualHost {
-                    name: "refused".to_owned(),
-                    domains: vec!["*".to_owned()],
-                    routes: vec![every_path(refusal)],
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }),
-            vec![http_filter(
-                "envoy.filters.http.router",
-                any(&Router { suppress_envoy_headers: true, ..Default::default() }),
-            )],
-        ))],
+    let leads_to_host = host.is_some();
+    let refused = VirtualHost {
+        name: "refused".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![every_path(refusal)],
         ..Default::default()
-    }
+    };
+    let manager = connection_manager(
+        "plain-http",
+        RouteSpecifier::RouteConfig(RouteConfiguration {
+            name: "plain-http".to_owned(),
+            virtual_hosts: host.into_iter().chain([refused]).collect(),
+            // `localhost:9222` is `localhost`.
+            ignore_port_in_host_matching: leads_to_host,
+            ..Default::default()
+        }),
+        vec![http_filter(
+            "envoy.filters.http.router",
+            any(&Router { suppress_envoy_headers: true, ..Default::default() }),
+        )],
+    );
+    let manager = if leads_to_host { host::as_it_is(manager) } else { manager };
+    FilterChain { name: PLAIN_HTTP_CHAIN.to_owned(), filters: vec![network_filter(&manager)], ..Default::default() }
 }
 
 fn common_tls() -> CommonTlsContext {

@@ -160,17 +160,6 @@ fn local_replies() -> LocalReplyConfig {
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         })),
     };
-    let status = |code: u32| AccessLogFilter {
-        filter_specifier: Some(access_log_filter::FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
-            comparison: Some(ComparisonFilter {
-                op: comparison_filter::Op::Eq as i32,
-                value: Some(RuntimeUInt32 {
-                    default_value: code,
-                    runtime_key: "agent_creds.local_reply_status".to_owned(),
-                }),
-            }),
-        })),
-    };
     let all = |filters| AccessLogFilter {
         filter_specifier: Some(access_log_filter::FilterSpecifier::AndFilter(AndFilter { filters })),
     };
@@ -207,6 +196,32 @@ fn local_replies() -> LocalReplyConfig {
                 ..Default::default()
             },
         ],
+        body_format: None,
+    }
+}
+
+fn status(code: u32) -> AccessLogFilter {
+    AccessLogFilter {
+        filter_specifier: Some(access_log_filter::FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
+            comparison: Some(ComparisonFilter {
+                op: comparison_filter::Op::Eq as i32,
+                value: Some(RuntimeUInt32 {
+                    default_value: code,
+                    runtime_key: "agent_creds.local_reply_status".to_owned(),
+                }),
+            }),
+        })),
+    }
+}
+
+/// `text` in place of every 503 of Envoy's own.
+pub(super) fn unanswered_by(text: &str) -> LocalReplyConfig {
+    LocalReplyConfig {
+        mappers: vec![ResponseMapper {
+            filter: Some(status(503)),
+            body_format_override: Some(text_format(text)),
+            ..Default::default()
+        }],
         body_format: None,
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! Policy (one agent-creds.toml)
 //!   ├─ listener   gateway/NAME             filter chains, chosen by SNI          → layout.rs, matching.rs, listener.rs, manager.rs
+//!   ├─ cluster    agent_creds_host         of a sandbox: what plain HTTP to the host leads to → host.rs
 //!   ├─ route      NAME/*                   of the hosts that share a chain: the server name → its cluster
 //!   └─ Upstream   HOST or *.PARENT
 //!        ├─ route     NAME/UPSTREAM        host → cluster, others → 421          → route.rs
@@ -19,6 +20,7 @@
 
 mod builder;
 mod cluster;
+mod host;
 mod layout;
 mod listener;
 mod manager;
@@ -42,10 +44,11 @@ use crate::domain::decision::ANY_EXACT_HOST;
 use crate::domain::names::{Host, SandboxId};
 
 pub use builder::FleetBuilder;
+pub use host::{HOST_NAME, INSTANCE_HEADER, SANDBOX_HEADER};
 pub use secret::{Leaf, Leaves, TrustedCa};
 
 /// Raised whenever the same input gives other resources than before.
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 
 /// The cluster of the bootstrap through which Envoy reaches the vault.
 pub const VAULT_CLUSTER: &str = "agent_creds_vault";

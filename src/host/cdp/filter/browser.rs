@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::answers::Then;
 use super::targets::{NOT_ALLOWED, TypeFilter};
 use super::{Filter, Outcome, Params, Refusal, Reply};
+use crate::domain::web::WebUrl;
 use crate::host::cdp::json::Command;
 use crate::host::cdp::methods::{self, Verdict};
-use crate::host::cdp::rules::{Match, WebUrl};
+use crate::host::cdp::rules::Match;
 
 /// The client wants to be attached to all that it sees.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::answers::Then;
 use super::sessions::Telling;
 use super::{Filter, MAX_PENDING, Outcome, Params, Refusal, Reply};
-use crate::host::cdp::rules::WebUrl;
+use crate::domain::web::WebUrl;
 
 impl Filter {
     /// `Runtime.enable`.

@@ -8,7 +8,8 @@ use super::answers::Then;
 use super::delivery::Held;
 use super::targets::Info;
 use super::{Filter, MAX_SESSIONS, Refusal, Reply};
-use crate::host::cdp::rules::{Match, WebUrl};
+use crate::domain::web::WebUrl;
+use crate::host::cdp::rules::Match;
 
 /// A session of the client with a target. Its id is Chrome's.
 #[derive(Debug, Clone)]

@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Filter;
-use crate::host::cdp::rules::{Match, WebUrl};
+use crate::domain::web::WebUrl;
+use crate::host::cdp::rules::Match;
 
 /// What Chrome says of a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

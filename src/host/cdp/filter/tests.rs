@@ -33,7 +33,7 @@ struct World {
 }
 
 fn rules(url: &str) -> Arc<Rules> {
-    Arc::new(Rules::new([Rule::new(None, None, Some(url)).unwrap()]))
+    Arc::new(Rules::new([Rule::new(None, None, Some(url.parse().unwrap())).unwrap()]))
 }
 
 fn page(id: &str, url: &str, title: &str) -> Value {

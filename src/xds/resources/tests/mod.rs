@@ -4,6 +4,7 @@ mod builder;
 mod render;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -29,6 +30,7 @@ use crate::xds::stream;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xds/resources/golden.txt");
 const GOLDEN_MANY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xds/resources/golden_many.txt");
+const GOLDEN_SANDBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xds/resources/golden_sandbox.txt");
 
 /// Leaves that say what they are.
 struct FakeLeaves;
@@ -138,6 +140,29 @@ fn what_an_envoy_is_told_for_many_hosts() {
         _ => name.contains("api.stripe.com"),
     });
     assert_golden(GOLDEN_MANY, contents);
+}
+
+/// What a sandbox has that a gateway has not: the way to the host.
+#[test]
+fn what_an_envoy_is_told_for_a_sandbox() {
+    let instance = Some("00ff".parse().unwrap());
+    let policy = Policy { instance, ..policy("172.30.0.1:15001", []) };
+    let leaves: Arc<dyn Leaves> = Arc::new(FakeLeaves);
+    let builder = || FleetBuilder::new(Arc::clone(&leaves), TrustedCa::new("the system's CAs".into()));
+    let fleet = |builder: FleetBuilder, policy: &Policy| {
+        let mut builder = builder.with_host(Path::new("/run/agent-creds/host.sock"));
+        builder.build(&[Arc::new(policy.clone())], &[], 1).unwrap()
+    };
+    let told = contents(&fleet(builder(), &policy));
+    assert_golden(GOLDEN_SANDBOX, told.clone());
+    // Another life is told apart; a gateway has no way to the host.
+    let next = Policy { instance: Some("0100".parse().unwrap()), ..policy.clone() };
+    let listener = (ResourceType::Listener, "gateway/ci".to_owned());
+    assert_ne!(contents(&fleet(builder(), &next))[&listener], told[&listener]);
+    let gateway = Policy { instance: None, ..policy };
+    let with = contents(&fleet(builder(), &gateway));
+    assert_eq!(with, contents(&builder().build(&[Arc::new(gateway)], &[], 1).unwrap()));
+    assert!(!with[&listener].1.contains("x-agent-creds") && with.len() == 1);
 }
 
 fn assert_golden(path: &str, contents: BTreeMap<(ResourceType, String), (Version, String)>) {
