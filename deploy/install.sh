@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make build` built: programs, the helpers that sandboxes get, completions, systemd units.
+# Installs what `make build` built: programs, the helpers that sandboxes get, completions, man pages, systemd units.
 #
 #   deploy/install.sh [--remove]
 #
@@ -28,6 +28,8 @@ if [[ ${1:-} == --remove ]]; then
     for program in "${programs[@]}"; do
         rm -f "$to/bin/$program"
         for shell in bash zsh fish; do rm -f "$(completion "$shell" "$program")"; done
+        # Those of its commands, too; no other program has such names.
+        rm -f "$to/share/man/man1/$program.1" "$to/share/man/man1/$program"-*.1
     done
     for unit in "${units[@]}"; do rm -f "$to/lib/systemd/$unit"; done
     rm -rf "$to/lib/agent-creds"
@@ -45,6 +47,7 @@ for program in "${programs[@]}"; do
         "$from/$program" completions "$shell" >"$file"
     done
 done
+"$from/agent-creds" man "$to/share/man/man1"
 for helper in aenv mint; do
     install -D -m 755 "$root/target/helpers/bin/$helper" "$to/lib/agent-creds/$helper"
 done
