@@ -56,11 +56,12 @@ fn folder(check: &'static str, path: &Path) -> Finding {
         Ok(entries) => entries,
         Err(error) => return Finding::unseen(check, format!("{shown} cannot be read: {error}"), "look as its owner"),
     };
+    let keys = std::fs::read_dir(path.join("keys")).into_iter().flatten();
     let mut open: Vec<String> = entries
+        .chain(keys)
         .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
-        .filter(|entry| is_secret(&entry.path()))
-        .filter_map(|entry| mode(&entry.path()).filter(|(bits, _)| bits & 0o077 != 0).map(|_| entry.path()))
+        .map(|entry| entry.path())
+        .filter(|path| is_secret(path) && mode(path).is_some_and(|(bits, _)| bits & 0o077 != 0))
         .map(|path| path.display().to_string())
         .collect();
     open.sort();
@@ -72,8 +73,7 @@ fn folder(check: &'static str, path: &Path) -> Finding {
 
 /// Keys and databases; addresses and logs are no secret, and in a folder that is closed anyway.
 fn is_secret(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".db") || name.ends_with(".pem") || name.contains("key")
+    path.extension().is_some_and(|kind| kind == "db" || kind == "key")
 }
 
 fn authority(check: &'static str, dir: &Path, now: i64, mend: &str) -> Finding {
