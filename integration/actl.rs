@@ -146,6 +146,7 @@ async fn a_token_is_revoked_from_the_screen() {
     while world.post(&token, "/x").await != StatusCode::UNAUTHORIZED {
         assert!(std::time::Instant::now() < deadline, "it still holds:\n{}", terminal.picture());
     }
+    assert!(terminal.screen().contains("38;5;"), "with colours");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +160,7 @@ async fn envoys_and_configuration_are_shown_also_on_the_smallest_screen() {
     terminal.keys("\r");
     let mut terminal = until(terminal, "details", |screen| screen.contains("time")).await;
     terminal.keys("q4");
-    let mut terminal = until(terminal, "Envoys", |screen| screen.contains("4 Nodes")).await;
+    let terminal = until(terminal, "Envoys", |screen| screen.contains("4 Nodes")).await;
     terminal.resize(24, 100);
     let mut terminal =
         until(terminal, "the Envoy", |screen| screen.contains("in step") && screen.contains("envoy 1.")).await;
@@ -199,6 +200,6 @@ fn without_a_server_it_waits_and_without_a_terminal_it_says_what_there_is() {
     assert_eq!(terminal.ended().code(), Some(0));
     assert!(terminal.is_cooked());
     let screen = terminal.screen();
-    assert!(!screen.contains("\x1b[3") && !screen.contains("\x1b[9"), "no colours: {screen:?}");
+    assert!(!screen.contains("38;5;") && !screen.contains("48;5;"), "no colours: {screen:?}");
     assert!(!dir.path().join("state").exists() && !dir.path().join("run").exists(), "looking makes nothing");
 }
