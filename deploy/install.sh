@@ -25,11 +25,16 @@ completion() {
 }
 
 if [[ ${1:-} == --remove ]]; then
+    if [[ -x $to/bin/agent-creds ]]; then
+        # Those that it would write, and no others.
+        pages=$(mktemp -d)
+        "$to/bin/agent-creds" man "$pages"
+        for page in "$pages"/*; do rm -f "$to/share/man/man1/${page##*/}"; done
+        rm -rf "$pages"
+    fi
     for program in "${programs[@]}"; do
         rm -f "$to/bin/$program"
         for shell in bash zsh fish; do rm -f "$(completion "$shell" "$program")"; done
-        # Those of its commands, too; no other program has such names.
-        rm -f "$to/share/man/man1/$program.1" "$to/share/man/man1/$program"-*.1
     done
     for unit in "${units[@]}"; do rm -f "$to/lib/systemd/$unit"; done
     rm -rf "$to/lib/agent-creds"

@@ -24,10 +24,28 @@ fn programs() -> [Command; 5] {
 pub(super) fn write_all(dir: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     for program in programs() {
-        clap_mangen::generate_to(program.propagate_version(true), dir)
-            .with_context(|| format!("cannot write man pages into {}", dir.display()))?;
+        let mut program = program.propagate_version(true).disable_help_subcommand(true);
+        // Fills in what commands inherit.
+        program.build();
+        write(&program, dir)?;
     }
     Ok(())
+}
+
+fn write(command: &Command, dir: &Path) -> anyhow::Result<()> {
+    let man = clap_mangen::Man::new(command.clone()).source(format!("agent-creds {}", env!("CARGO_PKG_VERSION")));
+    let path = dir.join(man.get_filename());
+    let mut text = Vec::new();
+    let written = man.render(&mut text).and_then(|()| fs::write(&path, as_it_stands(&String::from_utf8_lossy(&text))));
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    command.get_subcommands().filter(|inner| !inner.is_hide_set()).try_for_each(|inner| write(inner, dir))
+}
+
+/// With the examples in lines, as they were written.
+fn as_it_stands(page: &str) -> String {
+    let Some((before, extra)) = page.split_once(".SH EXTRA\n") else { return page.to_owned() };
+    let (extra, after) = extra.split_at(extra.find(".SH ").unwrap_or(extra.len()));
+    format!("{before}.SH EXAMPLES AND NOTES\n.nf\n{extra}.fi\n{after}")
 }
 
 #[cfg(test)]
@@ -64,6 +82,10 @@ mod tests {
             let text = fs::read_to_string(&path).unwrap();
             let title = name.trim_end_matches(".1");
             assert!(text.contains(&format!(".TH {title} 1")), "{name}: {text}");
+            assert!(
+                !text.contains(".SH EXTRA") && text.matches("\n.nf").count() == text.matches("\n.fi").count(),
+                "{text}"
+            );
             for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {
                 assert!(text.contains(section), "{name} has no {section}");
             }

@@ -40,6 +40,7 @@ pub use project::{
     EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, VaultHost, parse_project,
 };
 pub(crate) use reader::MAX_FILE;
+pub(crate) use source::read_file;
 pub use source::{FileId, PROJECT_FILE, Sources, VaultSource, file_id};
 pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};

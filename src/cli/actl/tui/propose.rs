@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use super::diff::{Line, diff};
-use crate::config::{AmendError, FileId, MAX_FILE, Refused, amend, file_id};
+use crate::config::{AmendError, FileId, MAX_FILE, Refused, amend, file_id, read_file};
 use crate::control::v1::Project;
 
 /// What is to be allowed.
@@ -58,11 +58,11 @@ pub(super) fn propose(project: &Project, wanted: &Wanted) -> Result<Proposal, St
     }
     let (_, id, before) = open(&path)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let read = |path: &Path| std::fs::read(path);
-    let after = amend(&project.config_path, folder, &before, &read, &wanted.refused).map_err(|error| match &error {
-        AmendError::Broken(problems) => format!("{error}: {problems}"),
-        _ => format!("{}: {error}", path.display()),
-    })?;
+    let after =
+        amend(&project.config_path, folder, &before, &read_file, &wanted.refused).map_err(|error| match &error {
+            AmendError::Broken(problems) => format!("{error}: {problems}"),
+            _ => format!("{}: {error}", path.display()),
+        })?;
     let diff = diff(&before, &after);
     Ok(Proposal { what: wanted.what(), path, diff, id, before, after })
 }
