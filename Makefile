@@ -61,6 +61,8 @@ demo: ## The whole story in a minute, on this machine (KEEP=1 leaves it running 
 bench: ## Measure against the budgets, on a machine that does nothing else (about four minutes)
 	@integration/setup.sh demo
 	$(CARGO) bench --locked --bench macaroon --bench vault --bench envoy
+	$(CARGO) build --locked --release --bin actl --example actl-load
+	@target/release/examples/actl-load
 	@if docker info >/dev/null 2>&1; then $(CARGO) build --locked --release --bins && benches/start.sh; \
 	else echo "no Docker here: the start of sandboxes is not measured"; fi
 

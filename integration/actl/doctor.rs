@@ -4,8 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use super::World;
-use crate::support::server::{Output, envoy_bin};
+use super::{ACTL, World};
+use crate::support::pty::Terminal;
+use crate::support::server::{Output, envoy_bin, install_script};
 
 async fn doctor(world: &World, args: &[&str], change: impl FnOnce(&mut std::process::Command)) -> Output {
     let mut command = world.server.actl_command(&[&["doctor"], args].concat());
@@ -46,4 +47,21 @@ async fn it_says_what_is_in_the_way_and_how_to_mend_it() {
     let text = doctor(&world, &[], |_| {}).await;
     assert!(text.stdout.contains(&format!("→ chmod 700 {}", state.display())), "{text:?}");
     assert!(text.stdout.lines().last().unwrap().contains("problem"), "{text:?}");
+}
+
+#[test]
+fn on_a_terminal_it_says_what_it_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let envoy = dir.path().join("envoy");
+    install_script("#!/bin/sh\nsleep 2\necho 'envoy  version: abc/1.40.0/Clean/RELEASE'\n", &envoy);
+    let mut command = std::process::Command::new(ACTL);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("TERM", "xterm").env("ENVOY_BIN", &envoy);
+    command.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    command.arg("doctor").arg("--state-dir").arg(dir.path().join("state"));
+    let mut terminal = Terminal::run(command.arg("--runtime-dir").arg(dir.path().join("run")));
+    terminal.shows("looking at Envoy …");
+    terminal.shows("1.40.0");
+    terminal.shows("1 problem");
+    assert_eq!(terminal.ended().code(), Some(1), "there is no Docker");
+    assert!(!dir.path().join("state").exists(), "looking makes nothing");
 }

@@ -132,7 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out.write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status(args) => status::run(args, cli.folders.state_dir, cli.runtime, &mut out),
+        Command::Status(args) => status::run(&args, cli.folders.state_dir, cli.runtime, &mut out),
         Command::Doctor(args) => doctor::run(&args, cli.folders.state_dir, cli.runtime, &mut out),
         Command::Nodes(args) => fleet::run(&args, cli.folders.state_dir, cli.runtime, &mut out),
         Command::Secret(args) => secret::run(args, &mut out),

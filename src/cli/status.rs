@@ -79,7 +79,7 @@ struct This {
 
 /// Asks the server, and says what it said.
 pub(super) fn run(
-    args: StatusArgs,
+    args: &StatusArgs,
     folder: Option<PathBuf>,
     runtime: RuntimeArgs,
     out: &mut dyn Write,

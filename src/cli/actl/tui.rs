@@ -127,7 +127,8 @@ fn show(
             match app.on(input) {
                 Some(Action::Leave) => return Ok(()),
                 Some(action) => {
-                    if actions.try_send(action).is_err() {
+                    let asked = actions.try_send(action);
+                    if asked.is_err() {
                         app.tell("too much is asked for at once: try again");
                     }
                 }

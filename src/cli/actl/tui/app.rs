@@ -458,8 +458,8 @@ impl App {
             View::Requests => {
                 let ring = if self.refused_only { &self.refusals } else { &self.happenings };
                 match &self.paused {
-                    Some((paused, _)) => paused.iter().map(|happening| Item::Happening(happening)).collect(),
-                    None => ring.iter().map(|happening| Item::Happening(happening)).collect(),
+                    Some((paused, _)) => paused.iter().map(Item::Happening).collect(),
+                    None => ring.iter().map(Item::Happening).collect(),
                 }
             }
             View::Tokens => self.tokens.iter().flatten().map(Item::Token).collect(),

@@ -98,7 +98,7 @@ fn token(byte: u8, expires: Option<i64>, revoked: Option<i64>) -> Issued {
         issued: NOW - 7200,
         issuer: "me, with mint".into(),
         key: "k1".into(),
-        sandbox: (byte % 2 == 0).then(|| "shop".to_owned()),
+        sandbox: byte.is_multiple_of(2).then(|| "shop".to_owned()),
         expires,
         caveats: vec!["hosts: api.stripe.com".into(), "methods: GET".into()],
     };
