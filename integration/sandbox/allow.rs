@@ -15,13 +15,23 @@ fn status(world: &World, method: &str, host: &str) -> String {
 }
 
 #[test]
-fn what_a_sandbox_was_refused_is_allowed_and_the_sandbox_stopped_from_the_screen() {
-    let world = World::new("runc");
+fn what_was_refused_is_allowed_and_the_sandbox_stopped_from_the_screen_with_runc() {
+    allows_and_stops("runc");
+}
+
+#[test]
+fn what_was_refused_is_allowed_and_the_sandbox_stopped_from_the_screen_with_gvisor() {
+    allows_and_stops("runsc");
+}
+
+fn allows_and_stops(runtime: &'static str) {
+    let world = World::new(runtime);
     let (name, other) =
         (world.name("shop"), upstream_section("other.example.com", &world.upstream, "methods = [\"GET\"]\n"));
     world.project("shop", "", "", &["api.stripe.com"]);
-    let text =
-        format!("# Mine.\n[sandbox] # and only mine\nname = \"{name}\"\nruntime = \"runc\"\n\n{other}# The end.\n");
+    let text = format!(
+        "# Mine.\n[sandbox] # and only mine\nname = \"{name}\"\nruntime = \"{runtime}\"\n\n{other}# The end.\n"
+    );
     world.write_config("shop", &text);
     world.says("shop", "true");
     let (file, upstream) = (world.config_file("shop"), "[upstream.\"new.example.com\"]");
@@ -33,8 +43,7 @@ fn what_a_sandbox_was_refused_is_allowed_and_the_sandbox_stopped_from_the_screen
     command.arg("--state-dir").arg(world.path("state")).arg("--runtime-dir").arg(world.path("run"));
     let mut terminal = Terminal::run(&command);
     terminal.resize(24, 100);
-    let row = name.clone();
-    terminal.until("the sandbox", |screen| screen.contains(&row) && screen.contains("● running"));
+    terminal.until("the sandbox", |screen| screen.contains(&name) && screen.contains("● running"));
     terminal.keys("2r/PUT\r");
     terminal
         .until("the refusal alone", |screen| screen.contains("PUT other.example.com/v1") && !screen.contains("DNS"));
