@@ -28,7 +28,7 @@ mod nodes;
 mod sandboxes;
 mod sockets;
 mod status;
-mod surroundings;
+pub(crate) mod surroundings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -68,6 +68,7 @@ use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
 use crate::control::v1::control_server::ControlServer;
 use crate::control::v1::fleet_server::FleetServer;
 use crate::control::v1::nodes_server::NodesServer;
+use crate::control::v1::projects_server::ProjectsServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
 use crate::host::metrics::BrowserMetrics;
@@ -463,6 +464,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
 
     let service = ControlService { sandboxes: sandboxes.clone(), activity, status, strict, http: address };
     let control_routes = Routes::new(ControlServer::new(service))
+        .add_service(ProjectsServer::new(fleet_view.projects()))
         .add_service(FleetServer::new(fleet_view))
         .add_service(NodesServer::new(NodesService { connected }));
     let control_stopping = stopping.clone();
