@@ -45,7 +45,7 @@ for program in "${programs[@]}"; do
         "$from/$program" completions "$shell" >"$file"
     done
 done
-for helper in aenv mint; do
+for helper in aenv mint cdp-proxy; do
     install -D -m 755 "$root/target/helpers/bin/$helper" "$to/lib/agent-creds/$helper"
 done
 install -d "$to/lib/systemd/system" "$to/lib/systemd/user"

@@ -515,6 +515,7 @@ async fn files(docker: &Docker, container: &str, wanted: &Wanted) -> Result<Vec<
         link("/etc/ssl/certs/java/cacerts", &format!("{INSIDE}/cacerts.jks")),
         link("/usr/local/bin/aenv", &format!("{HELPERS}/aenv")),
         link("/usr/local/bin/mint", &format!("{HELPERS}/mint")),
+        link("/usr/local/bin/cdp-proxy", &format!("{HELPERS}/cdp-proxy")),
     ];
     let passwd = docker.read_file(container, "/etc/passwd", MAX_IMAGE_FILE).await?.unwrap_or_default();
     if let Some(passwd) = with_user(&passwd, uid, gid) {
