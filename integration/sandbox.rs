@@ -2,6 +2,7 @@
 //! upstreams alone; and as their enemies have them: what a hostile root tries, and what is left when things die. Real Docker,
 //! runc and gVisor, a server and an Envoy of each test's own.
 
+mod browser;
 mod clients;
 mod host;
 mod lifecycle;
