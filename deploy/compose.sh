@@ -12,7 +12,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../sandbox-image/common.sh"
 cd "$root"
 
-secrets=deploy/secrets.env
+export AGENT_CREDS_SECRETS=${AGENT_CREDS_SECRETS:-deploy/secrets.env}
+secrets=$AGENT_CREDS_SECRETS
 project=${COMPOSE_PROJECT_NAME:-agent-creds}
 export COMPOSE_PROJECT_NAME=$project
 
@@ -86,7 +87,7 @@ deploy() {
     fly=$(command -v fly || command -v flyctl) || die "flyctl is missing: install it from Fly.io, and log in"
     need_docker
     images
-    "$fly" deploy --config fly.toml --local-only --image agent-creds-server "$@"
+    "$fly" deploy --config fly.toml --local-only --image "${AGENT_CREDS_IMAGE:-agent-creds-server}" "$@"
 }
 
 clean_certs() {
@@ -97,7 +98,7 @@ clean_certs() {
         found=1
     fi
     if has_docker && docker volume inspect "${project}_state" >/dev/null 2>&1; then
-        docker run --rm --network none --user 65532:65532 --volume "${project}_state:/state" agent-creds-server rm -rf /state/ca /state/nodes
+        docker run --rm --network none --user 65532:65532 --volume "${project}_state:/state" "${AGENT_CREDS_IMAGE:-agent-creds-server}" rm -rf /state/ca /state/nodes
         say "removed the certificates in the volume ${project}_state: restart the service (\`make up\`)"
         found=1
     fi

@@ -28,5 +28,6 @@ mod reload;
 mod requests;
 mod resilience;
 mod sandbox;
+mod service;
 mod tls;
 mod xds;

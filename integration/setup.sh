@@ -3,7 +3,7 @@
 #
 #   integration/setup.sh demo   what the demo needs; where Docker answers, the images and helpers of the sandboxes too
 #   integration/setup.sh test   that, and what the tests need: the oldest Envoy that is supported, Docker (its engine has to run
-#                               already) with the images and gVisor's runtime, network tools, Chromium, the Python
+#                               already) with the images, compose and gVisor's runtime, network tools, Chromium, the Python
 #                               SDKs in target/sdk-venv
 #
 # Missing Debian packages are installed as root or with a `sudo` that asks no password; otherwise this says what to
@@ -31,6 +31,7 @@ missing() {
     have git || echo git
     have gh || echo gh
     have chromium || echo chromium
+    docker compose version >/dev/null 2>&1 || have docker-compose || echo docker-compose
     if ! have unshare || ! have nsenter || ! have setpriv || ! have flock; then echo util-linux; fi
 }
 

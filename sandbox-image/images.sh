@@ -3,8 +3,9 @@
 # the hash of what it was made from, and is made again when that changed.
 #
 #   sandbox-image/images.sh [test]             with `test` agent-creds-test-java, too, which only the tests need
-#   sandbox-image/images.sh service PROGRAMS   those of docker-compose.yml instead: agent-creds-envoy, agent-creds-server, with the
-#                                              programs in that folder, and agent-creds-prometheus
+#   sandbox-image/images.sh service PROGRAMS   those of docker-compose.yml instead: agent-creds-envoy, agent-creds-server
+#                                              (AGENT_CREDS_IMAGE names it otherwise) with the programs in that folder,
+#                                              and agent-creds-prometheus
 #
 #   BASE=IMAGE    what they are made from, with apt in it (default debian:bookworm-slim)
 set -euo pipefail
@@ -55,7 +56,7 @@ if [[ ${1:-} == service ]]; then
     done
     cp "$root/deploy/serve.sh" "$context/serve.sh"
     chmod 755 "$context"/*
-    image agent-creds-server deploy/server.Dockerfile
+    image "${AGENT_CREDS_IMAGE:-agent-creds-server}" deploy/server.Dockerfile
     rm "$context"/*
 else
     image agent-creds-sandbox sandbox-image/Dockerfile --build-arg UID="$uid" --build-arg GID="$gid"

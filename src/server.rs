@@ -279,7 +279,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         format!("cannot listen on {} for metrics and health; choose another address with --http", options.http)
     })?;
 
-    let nodes = Nodes::prepare(options.xds, &state, options.node_lifetime, &registry, xds_metrics.clone()).await?;
+    let nodes = Nodes::prepare(options.xds, &state, options.node_lifetime, &registry, xds_metrics.clone())?;
 
     let (fleet, fleet_rx) = watch::channel(Arc::new(Fleet::default()));
     let activity = Arc::new(Activity::new());
@@ -428,13 +428,13 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let streams = ExternalProcessorServer::new(Streams::new(vault.clone()));
     // The bodies of requests to be signed come with the questions, beside up to 96 KiB of headers.
     let vault = AuthorizationServer::new(vault).max_decoding_message_size(MAX_SIGNED_BODY as usize + 512 * 1024);
-    let routes = xds.add_to(Routes::new(vault).add_service(streams)).prepare();
+    let routes = xds.clone().add_to(Routes::new(vault).add_service(streams)).prepare();
     let connected = nodes.as_ref().map(Nodes::connected);
     if let Some(nodes) = nodes {
         nodes.announce(&xds_address_file)?;
         let (node_routes, nodes_stopping) = (routes.clone(), stopping.clone());
         tasks.spawn(async move {
-            nodes.serve(node_routes, nodes_stopping).await;
+            nodes.serve(xds, node_routes, nodes_stopping).await;
             ("the server of foreign Envoys", Ok(()))
         });
     }

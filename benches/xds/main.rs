@@ -16,6 +16,10 @@ use clap::{Parser, Subcommand};
 use self::clients::fleet::Address;
 use self::clients::messages::Proto;
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures an xDS server with many clients at once.
 ///
 /// Each client is a connection with one aggregated stream. It asks as an Envoy does: all clusters, all listeners, then routes

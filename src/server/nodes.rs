@@ -37,11 +37,13 @@ use self::handshakes::Handshakes;
 use self::metrics::NodeMetrics;
 use self::renewal::Renewals;
 use self::tls::{Refusal, Tls};
+use super::sockets;
 use crate::domain::node::{Enrolments, NodeId};
 use crate::pki::Ca;
 use crate::shutdown::Shutdown;
 use crate::state::StateDir;
 use crate::xds::metrics::XdsMetrics;
+use crate::xds::service::XdsService;
 
 /// The folder of the nodes' CA, in the state folder.
 const CA_DIR: &str = "node-ca";
@@ -74,7 +76,7 @@ impl Nodes {
     ///
     /// # Errors
     /// When the address is taken, or the state folder cannot be used: a server that does not know who is revoked does not start.
-    pub(super) async fn prepare(
+    pub(super) fn prepare(
         address: Option<SocketAddr>,
         state: &StateDir,
         lifetime: Duration,
@@ -88,7 +90,7 @@ impl Nodes {
         let ca = Arc::new(ca);
         let metrics = NodeMetrics::register(registry).context("cannot register metrics")?;
         let (enrolments, changed, records) = follow::follow(state.path())?;
-        let listener = TcpListener::bind(address).await.with_context(|| {
+        let listener = sockets::listen(address).with_context(|| {
             format!("cannot listen on {address} for foreign Envoys; choose another address with --xds")
         })?;
         let tls = Tls::new(Arc::clone(&ca), enrolments.clone(), now)?;
@@ -115,8 +117,8 @@ impl Nodes {
         self.shared.connected.clone()
     }
 
-    /// Serves `routes` until `stopping`, and ends when its connections have.
-    pub(super) async fn serve(self, routes: Routes, stopping: Shutdown) {
+    /// Serves `xds`, and `routes` besides, until `stopping`, and ends when its connections have.
+    pub(super) async fn serve(self, xds: XdsService, routes: Routes, stopping: Shutdown) {
         let Self { listener, shared } = self;
         let mut connections = JoinSet::new();
         let (keeper, until) = (Arc::clone(&shared), stopping.clone());
@@ -142,7 +144,8 @@ impl Nodes {
                 shared.metrics.refuse(Refusal::Busy, Some(peer.ip()), &"too many handshakes at a time");
                 continue;
             };
-            let serve = connection::serve(Arc::clone(&shared), stream, peer, place, routes.clone(), stopping.clone());
+            let served = (xds.clone(), routes.clone());
+            let serve = connection::serve(Arc::clone(&shared), stream, peer, place, served, stopping.clone());
             connections.spawn(serve);
         }
         drop(listener);

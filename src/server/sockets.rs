@@ -2,17 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use crate::control::LOCK_FILE;
 
 /// The longest path that a unix socket address holds (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// Connections that may wait to be accepted: all Envoys of a fleet come back at once. With the usual 128, each of those for which
+/// there is no room tries again after a second. The kernel takes its own limit (`net.core.somaxconn`) where that is lower.
+const BACKLOG: u32 = 4096;
 
 /// How long a lock is tried for.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
@@ -76,6 +81,14 @@ pub(super) async fn lock(dir: &Path) -> anyhow::Result<File> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file)
+}
+
+/// Listens where a whole fleet may connect at once.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Listens on a unix socket for this user alone. The folder is locked, so a socket that is there already is a stale one.

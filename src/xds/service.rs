@@ -12,11 +12,11 @@
 
 mod admission;
 mod body;
-mod codec;
 mod connections;
 mod gauges;
 mod identity;
 mod rejection;
+mod requests;
 mod session;
 
 use std::convert::Infallible;
@@ -27,18 +27,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::{Status, Streaming};
 
 use self::admission::Admission;
 use self::body::ResponseBody;
-use self::codec::RequestDecoder;
 pub use self::connections::{Connections, NodeStatus, TypeStatus};
 pub use self::gauges::NodeGauges;
 pub use self::rejection::Rejection;
+use self::requests::Requests;
 use self::session::{Request, Session};
 use super::metrics::XdsMetrics;
 use super::snapshot::{Fleet, ResourceType};
@@ -88,6 +90,20 @@ impl XdsService {
         self.shared.connections.clone()
     }
 
+    /// The answer to a request for one of its services; a request for anything else comes back. The same as by
+    /// [`XdsService::add_to`], without what a router puts around each body: with thousands of clients that is felt.
+    ///
+    /// # Errors
+    /// Gives the request back when it is for another service.
+    pub fn answer(&self, request: http::Request<Body>) -> Result<Answer, http::Request<Body>> {
+        let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        let definition = path.and_then(|(service, _)| SERVICES.iter().find(|definition| definition.name == service));
+        match definition {
+            Some(definition) => Ok(definition.answer(&self.shared, request)),
+            None => Err(request),
+        }
+    }
+
     /// Adds ADS and the services for single types to `routes`.
     pub fn add_to(self, routes: Routes) -> Routes {
         let shared = self.shared;
@@ -101,6 +117,17 @@ impl XdsService {
     }
 }
 
+/// HTTP/2 for a connection whose streams stay open: a client that does not read holds up nobody but itself.
+pub fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(30));
+    builder
+}
+
 /// A gRPC service of the xDS protocol.
 struct Definition {
     name: &'static str,
@@ -108,6 +135,9 @@ struct Definition {
     delta_method: &'static str,
     scope: Scope,
 }
+
+/// An answer, once it has begun.
+pub type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 const SERVICES: [Definition; 6] = [
     Definition {
@@ -159,19 +189,24 @@ impl<const INDEX: usize> NamedService for Served<INDEX> {
 impl<const INDEX: usize> tower::Service<http::Request<Body>> for Served<INDEX> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Definition { sotw_method, delta_method, scope, .. } = SERVICES[INDEX];
-        let shared = self.0.clone();
+        SERVICES[INDEX].answer(&self.0, request)
+    }
+}
+
+impl Definition {
+    fn answer(&self, shared: &Arc<Shared>, request: http::Request<Body>) -> Answer {
+        let (shared, scope) = (Arc::clone(shared), self.scope);
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-        if method == delta_method {
+        if method == self.delta_method {
             Box::pin(serve::<DeltaDiscoveryRequest>(shared, scope, request))
-        } else if method == sotw_method {
+        } else if method == self.sotw_method {
             Box::pin(serve::<DiscoveryRequest>(shared, scope, request))
         } else {
             let status = Status::unimplemented("this server streams: the Fetch methods are not served");
@@ -190,8 +225,7 @@ async fn serve<R: Request>(
         return Ok(Status::unimplemented("compressed requests are not served").into_http());
     }
     let peer = request.extensions().get::<NodeIdentity>().cloned();
-    let decoder = RequestDecoder::new();
-    let requests = Streaming::<R>::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
+    let requests = Requests::<R>::new(request.into_body(), MAX_REQUEST_BYTES);
     let identifier = shared.identifier.clone();
     Ok(ResponseBody::answer(Session::new(shared, scope, peer, requests).responses(), identifier))
 }

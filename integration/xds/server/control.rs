@@ -100,7 +100,7 @@ async fn answer(
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let addr = listener.local_addr()?;
             let task = tokio::spawn(async move {
-                serve_tcp(replica.routes(), listener).await;
+                serve_tcp(replica.service.clone(), listener).await;
                 // The publisher lives as long as it is served.
                 drop(replica);
             });

@@ -10,19 +10,24 @@ mod control;
 mod product;
 mod worlds;
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use agent_creds::xds::metrics::XdsMetrics;
-use agent_creds::xds::service::{Connections, XdsService};
+use agent_creds::xds::service::{Connections, XdsService, http2};
 use agent_creds::xds::snapshot::Fleet;
 use clap::Parser;
-use tokio::net::{TcpListener, UnixListener};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::watch;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::service::Routes;
+use tokio::task::JoinSet;
+use tonic::Status;
+use tonic::body::Body;
 
 use self::worlds::Worlds;
 
@@ -80,13 +85,17 @@ impl Server {
         let mut tasks = Vec::new();
         let mut addr = None;
         if let Some(listen) = args.listen {
-            let listener = TcpListener::bind(listen).await?;
+            // As the product listens, so that a fleet that comes back at once is accepted at once.
+            let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(listen)?;
+            let listener = socket.listen(4096)?;
             addr = Some(listener.local_addr()?);
-            tasks.push(tokio::spawn(serve_tcp(shared.routes(), listener)));
+            tasks.push(tokio::spawn(serve_tcp(shared.service.clone(), listener)));
         }
         if let Some(path) = &args.socket {
             let listener = UnixListener::bind(path)?;
-            tasks.push(tokio::spawn(serve_unix(shared.routes(), listener)));
+            tasks.push(tokio::spawn(serve_unix(shared.service.clone(), listener)));
         }
         // Last: whoever can connect to it knows that the rest is there.
         let partial = args.control.with_extension("partial");
@@ -120,10 +129,6 @@ impl Shared {
         Ok(Arc::new(Self { worlds: Mutex::new(worlds), fleet, service }))
     }
 
-    fn routes(&self) -> Routes {
-        self.service.clone().add_to(Routes::default())
-    }
-
     fn connections(&self) -> Connections {
         self.service.connections()
     }
@@ -143,21 +148,38 @@ impl Shared {
     }
 }
 
-/// Served as the product serves it.
-fn builder() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .initial_stream_window_size(Some(1 << 20))
-        .initial_connection_window_size(Some(4 << 20))
-        .max_concurrent_streams(None)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+/// Served as the product serves it to foreign Envoys, but for TLS.
+async fn serve_connection<Io>(service: XdsService, io: Io)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answers = service_fn(move |request: http::Request<Incoming>| {
+        let answer = service.answer(request.map(Body::new));
+        answer.unwrap_or_else(|_| Box::pin(ready(Ok(Status::unimplemented("xDS alone is served here").into_http()))))
+    });
+    // A client that goes away is its own business.
+    let _ = http2().serve_connection(TokioIo::new(io), answers).await;
 }
 
-async fn serve_tcp(routes: Routes, listener: TcpListener) {
-    let incoming = TcpListenerStream::new(listener);
-    let incoming = tokio_stream::StreamExt::map(incoming, |tcp| tcp.inspect(|tcp| drop(tcp.set_nodelay(true))));
-    let _ = builder().add_routes(routes).serve_with_incoming(incoming).await;
+async fn serve_tcp(service: XdsService, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((tcp, _)) = listener.accept() => {
+                let _ = tcp.set_nodelay(true);
+                connections.spawn(serve_connection(service.clone(), tcp));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
 }
 
-async fn serve_unix(routes: Routes, listener: UnixListener) {
-    let _ = builder().add_routes(routes).serve_with_incoming(UnixListenerStream::new(listener)).await;
+async fn serve_unix(service: XdsService, listener: UnixListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((unix, _)) = listener.accept() => drop(connections.spawn(serve_connection(service.clone(), unix))),
+            Some(_) = connections.join_next() => {}
+        }
+    }
 }

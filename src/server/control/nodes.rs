@@ -145,7 +145,7 @@ fn stream(status: &NodeStatus) -> NodeStream {
         unanswered: of_type.unanswered,
         version: shown(of_type.version),
         in_step: of_type.converged,
-        rejection: of_type.rejection.as_ref().map(rejection),
+        rejection: of_type.rejection.as_deref().map(rejection),
     });
     NodeStream {
         protocol: status.protocol.label().to_owned(),

@@ -1,15 +1,16 @@
 //! One connection: its handshake, its requests, and its end, which may not be later than its certificate's.
 
-use std::convert::Infallible;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::body::Body;
@@ -23,6 +24,7 @@ use super::{Entered, Shared};
 use crate::domain::node::{NodeIdentity, Standing};
 use crate::pki::node_of_certificate;
 use crate::shutdown::Shutdown;
+use crate::xds::service::{self, XdsService};
 
 /// How long a handshake may take.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -41,7 +43,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     place: Place,
-    routes: Routes,
+    (xds, routes): (XdsService, Routes),
     stopping: Shutdown,
 ) {
     let peer = peer.ip();
@@ -70,31 +72,21 @@ pub(super) async fn serve(
     // One for all streams of this connection, made when it is first asked for.
     let renewal: Arc<Mutex<Option<Arc<Renewal>>>> = Arc::default();
     let (service_shared, service_identity) = (Arc::clone(&shared), identity.clone());
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let routes = if request.uri().path().starts_with(SDS) {
-            own_routes(&service_shared, &service_identity, &renewal)
-        } else {
-            Ok(routes.clone())
-        };
+    let answers = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(service_identity.clone());
-        async move {
-            Ok::<http::Response<Body>, Infallible>(match routes {
-                Ok(mut routes) => match routes.call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
-                Err(status) => status.into_http(),
-            })
+        let request = request.map(Body::new);
+        if request.uri().path().starts_with(SDS) {
+            match own_routes(&service_shared, &service_identity, &renewal) {
+                Ok(mut routes) => routes.call(request).boxed(),
+                Err(status) => ready(Ok(status.into_http())).boxed(),
+            }
+        } else {
+            xds.answer(request).unwrap_or_else(|request| routes.clone().call(request).boxed())
         }
     });
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .max_concurrent_streams(MOST_STREAMS)
-        .keep_alive_interval(Duration::from_secs(30));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut builder = service::http2();
+    builder.max_concurrent_streams(MOST_STREAMS);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answers));
 
     let mut end = UNIX_EPOCH + Duration::from_secs(u64::try_from(not_after).unwrap_or(0));
     // Requests go over to a connection with the next certificate while those under way have a third of the time left.

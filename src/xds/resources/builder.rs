@@ -190,7 +190,9 @@ impl FleetBuilder {
         let layout = Layout::of(policy);
         let has_shared = !layout.shared.is_empty();
         let mut signed_hosts: Vec<&Host> = Vec::new();
-        let mut next = BTreeMap::new();
+        // Both maps are in order, so one walk over them side by side finds what differs; what does not is left where it is.
+        let (mut news, mut gone) = (Vec::new(), Vec::new());
+        let mut before = built.upstreams.iter().peekable();
         for (pattern, upstream) in &policy.upstreams {
             let chain = match pattern {
                 HostPattern::Below(_) => Chain::Wildcard,
@@ -201,22 +203,26 @@ impl FleetBuilder {
             if let (Chain::Shared, true, Some(host)) = (chain, signed, pattern.exact()) {
                 signed_hosts.push(host);
             }
-            let before = built.upstreams.remove_entry(pattern);
-            let (key, piece) = match before {
-                Some((key, piece)) if piece.is(upstream, chain, signed) => (key, piece),
-                before => {
-                    let resources = self.upstream(&policy.id, pattern, upstream, chain, signed);
-                    let resources: Vec<_> = resources.into_iter().map(Arc::new).collect();
-                    let old = before.map(|(_, piece)| piece.resources).unwrap_or_default();
-                    self.exchange(&mut built.own, &old, &resources);
-                    (pattern.clone(), Piece { upstream: upstream.clone(), chain, signed, resources })
-                }
-            };
-            next.insert(key, piece);
+            while let Some((old, _)) = before.next_if(|(old, _)| *old < pattern) {
+                gone.push(old.clone());
+            }
+            let kept = before.next_if(|(old, _)| *old == pattern);
+            if kept.is_none_or(|(_, piece)| !piece.is(upstream, chain, signed)) {
+                news.push((pattern, upstream, chain, signed));
+            }
         }
-        let gone = std::mem::replace(&mut built.upstreams, next);
-        for piece in gone.into_values() {
-            self.exchange(&mut built.own, &piece.resources, &[]);
+        gone.extend(before.map(|(old, _)| old.clone()));
+        for (pattern, upstream, chain, signed) in news {
+            let resources = self.upstream(&policy.id, pattern, upstream, chain, signed);
+            let resources: Vec<_> = resources.into_iter().map(Arc::new).collect();
+            let piece = Piece { upstream: upstream.clone(), chain, signed, resources };
+            let old = built.upstreams.insert(pattern.clone(), piece);
+            let old = old.map(|piece| piece.resources).unwrap_or_default();
+            self.exchange(&mut built.own, &old, &built.upstreams[pattern].resources);
+        }
+        for pattern in gone {
+            let resources = built.upstreams.remove(&pattern).map(|piece| piece.resources).unwrap_or_default();
+            self.exchange(&mut built.own, &resources, &[]);
         }
         let whole = whole(policy, &layout, &signed_hosts, self.host.as_ref());
         let is_same = |(a, b): (&Resource, &Arc<Resource>)| {

@@ -88,7 +88,7 @@ impl NodeStatus {
     /// The rejections that stand, by type.
     pub fn rejections(&self) -> impl Iterator<Item = (ResourceType, &Rejection)> {
         let types = ResourceType::ALL.into_iter().zip(&self.types);
-        types.filter_map(|(ty, status)| Some((ty, status.rejection.as_ref()?)))
+        types.filter_map(|(ty, status)| Some((ty, status.rejection.as_deref()?)))
     }
 }
 
@@ -108,7 +108,7 @@ pub struct TypeStatus {
     /// The version of the set that the client has accepted last, or has brought along; `None` when there is none.
     pub version: Option<Version>,
     /// The latest rejection; gone once any of what was rejected has been replaced.
-    pub rejection: Option<Rejection>,
+    pub rejection: Option<Arc<Rejection>>,
     /// Everything the client subscribes to of the current snapshot has been ACKed.
     pub converged: bool,
 }

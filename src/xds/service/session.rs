@@ -10,12 +10,13 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use futures_util::Stream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::Shared;
 use super::connections::{Connection, escaped};
 use super::identity;
 use super::rejection::{LogLimit, Rejection};
+use super::requests::Requests;
 use crate::domain::node::NodeIdentity;
 use crate::xds::encode;
 use crate::xds::snapshot::{Fleet, LOCAL_CLUSTER, ResourceType, Snapshot, Version};
@@ -76,7 +77,7 @@ pub(super) struct Session<R> {
     scope: Scope,
     /// Who the connection is authenticated as; `None` on the socket that only this user reaches.
     identity: Option<NodeIdentity>,
-    requests: Streaming<R>,
+    requests: Requests<R>,
     fleet: watch::Receiver<Arc<Fleet>>,
     /// The sender of the fleet is still there.
     fleet_is_live: bool,
@@ -129,7 +130,7 @@ impl<R: Request> Session<R> {
         shared: Arc<Shared>,
         scope: Scope,
         identity: Option<NodeIdentity>,
-        requests: Streaming<R>,
+        requests: Requests<R>,
     ) -> Self {
         let fleet = shared.fleet.clone();
         let queue = VecDeque::new();
@@ -179,7 +180,7 @@ impl<R: Request> Session<R> {
         let watches_fleet = self.fleet_is_live && self.peer.is_some();
         let resume_check = self.peer.as_mut().and_then(|peer| peer.resume_check.as_mut());
         tokio::select! {
-            request = self.requests.message() => Wakeup::Request(request),
+            request = self.requests.next() => Wakeup::Request(request),
             changed = self.fleet.changed(), if watches_fleet => Wakeup::Fleet(changed.is_ok()),
             () = until(resume_check) => Wakeup::ResumeCheck,
         }
@@ -349,8 +350,8 @@ impl Peer {
         let (node, is_news) = self.connection.update(|entry| {
             let status = &mut entry.status.types[ty.index()];
             status.nacked += 1;
-            let is_news = status.rejection.as_ref() != Some(rejection);
-            status.rejection = Some(rejection.clone());
+            let is_news = status.rejection.as_deref() != Some(rejection);
+            status.rejection = Some(Arc::new(rejection.clone()));
             (entry.status.node_id.clone(), is_news)
         });
         // A client that rejects the same over and over does not get to fill the log, nor do many of them.

@@ -287,6 +287,17 @@ impl TypeState {
         if is_released {
             self.release();
         }
+        self.rest();
+    }
+
+    /// Gives back what is not needed by a client that waits for nothing, as most do most of the time.
+    fn rest(&mut self) {
+        if self.in_flight.is_empty() {
+            self.in_flight = Vec::new();
+        }
+        if self.behind.is_empty() {
+            self.behind = BTreeMap::new();
+        }
     }
 
     /// The client rejected a response. It may be all or nothing to it, or it may have taken what it liked (Envoy does, for
