@@ -1,7 +1,7 @@
 # `make` lists what there is. Every target does its own set-up on a Debian machine with Rust and Python.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help build binaries images test lint demo bench bench-xds conformance fuzz clean setup up down deploy clean-certs \
+.PHONY: help build binaries images test lint demo bench bench-cdp bench-xds conformance fuzz clean setup up down deploy clean-certs \
         install uninstall
 
 CARGO ?= cargo
@@ -75,6 +75,12 @@ bench-xds: ## Measure the xDS server with up to 19,000 clients, on a machine tha
 	$(CARGO) build --locked --release --example xds-load
 	@benches/xds.sh target/release/examples/xds-load
 	BENCH_ONLY=edits BENCH_UPSTREAMS=20,100,500,2000 BENCH_EDITS=50 $(CARGO) bench --locked --bench envoy
+
+bench-cdp: ## Measure Playwright through the filter of the host's Chrome against Chrome itself (about two minutes; needs Docker)
+	@integration/setup.sh test
+	$(CARGO) build --locked --release --bins
+	@sandbox-image/helpers.sh release
+	@benches/cdp.sh
 
 fuzz: ## Property tests on new cases, and every fuzz target for FUZZ_SECONDS (default 60) each
 	PROPTEST_RNG_SEED=$$(date +%s) PROPTEST_CASES=10000 $(CARGO) test --locked --lib

@@ -53,7 +53,7 @@ for program in "${programs[@]}"; do
     done
 done
 "$from/agent-creds" man "$to/share/man/man1"
-for helper in aenv mint; do
+for helper in aenv mint cdp-proxy; do
     install -D -m 755 "$root/target/helpers/bin/$helper" "$to/lib/agent-creds/$helper"
 done
 install -d "$to/lib/systemd/system" "$to/lib/systemd/user"

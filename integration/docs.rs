@@ -56,8 +56,8 @@ fn every_flag_in_the_readme_exists() {
         help(actl, &["secret", "set"]),
         help(adev, &["init"]),
         help(adev, &["stop"]),
-        // curl's, in the tour, and cargo's.
-        "--cacert --connect-to --example".to_owned(),
+        // curl's, in the tour, cargo's, and Chrome's.
+        "--cacert --connect-to --example --remote-debugging-port --user-data-dir".to_owned(),
     ]
     .concat();
     let is_flag = |c: char| c.is_ascii_lowercase() || c == '-';

@@ -1,4 +1,4 @@
 //! The host's browser, driven from a sandbox: a real Chromium behind the filter, real clients before it.
 
-mod browser;
+pub mod browser;
 mod cdp;

@@ -4,6 +4,7 @@
 
 mod allow;
 mod browser;
+mod chrome;
 mod clients;
 mod host;
 mod lifecycle;

@@ -13,7 +13,7 @@ debug) arguments=() ;;
 release) arguments=(--release) ;;
 *) die "usage: sandbox-image/helpers.sh [debug|release]" ;;
 esac
-helpers=(aenv mint)
+helpers=(aenv mint cdp-proxy)
 
 have "${CARGO:-cargo}" || die "cargo is missing: install Rust (see rust-version in Cargo.toml)"
 host=$(rustc -vV | sed -n 's/^host: //p')

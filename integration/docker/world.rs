@@ -56,6 +56,7 @@ impl World {
         write("inside/ca.pem", "our CA\n");
         install_script(AENV, &world.path("helpers/aenv"));
         install_script(AENV, &world.path("helpers/mint"));
+        install_script(AENV, &world.path("helpers/cdp-proxy"));
         make_image(&world.image, &world.path("image.tar"));
         world
     }

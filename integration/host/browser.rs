@@ -62,18 +62,24 @@ impl Drop for Chromium {
 impl Chromium {
     /// Starts one.
     pub async fn start() -> Self {
+        Self::start_at(0).await
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub fn end(&mut self) {
+        kill_all_of(self.dir.path());
+    }
+
+    /// Starts one that listens at `port`, or at any if that is 0.
+    pub async fn start_at(port: u16) -> Self {
         // What starts the tests has installed it.
         sdk_python();
         let dir = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let child = Command::new("chromium")
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
-            .args([
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--remote-debugging-port=0",
-                "about:blank",
-            ])
+            .args(["--disable-background-networking", "--disable-component-update", "about:blank"])
+            .arg(format!("--remote-debugging-port={port}"))
             .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
             .env("HOME", dir.path())
             .stdin(Stdio::null())
@@ -87,6 +93,12 @@ impl Chromium {
             let mut child = child;
             let _ = child.wait();
         });
+        if port != 0 {
+            chromium.port = port;
+            let connect = async || TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string());
+            eventually("Chromium listens", connect).await;
+            return chromium;
+        }
         let file = chromium.dir.path().join("profile/DevToolsActivePort");
         chromium.port = eventually("Chromium listens", async || {
             let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;

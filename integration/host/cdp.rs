@@ -63,7 +63,6 @@ async fn the_forbidden_tab_is_not_there_for_whoever_asks() {
         ("Target.getTargetInfo", json!({"targetId": bank})),
         ("Target.activateTarget", json!({"targetId": bank})),
         ("Target.closeTarget", json!({"targetId": bank})),
-        ("Target.closeTarget", json!({"targetId": target})),
         ("Target.createTarget", json!({"url": world.bank.origin})),
         ("Target.createTarget", json!({"url": "file:///etc/passwd"})),
         ("Target.autoAttachRelated", json!({"targetId": bank, "waitForDebuggerOnStart": false})),
@@ -101,7 +100,6 @@ async fn the_forbidden_tab_is_not_there_for_whoever_asks() {
         ("Page.navigate", json!({"url": "file:///etc/passwd"})),
         ("Page.getCookies", json!({})),
         ("Page.setDownloadBehavior", json!({"behavior": "allow", "downloadPath": "/tmp"})),
-        ("Page.close", json!({})),
         ("HeapProfiler.takeHeapSnapshot", json!({})),
         ("DOM.setFileInputFiles", json!({"files": ["/etc/passwd"], "nodeId": 1})),
         ("Target.attachToTarget", json!({"targetId": bank, "flatten": true})),
@@ -170,6 +168,22 @@ async fn no_code_runs_where_a_tab_went() {
         // Another one for the next way.
         world.chrome.open(&format!("{}/", world.app.origin), "My App").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tab_of_the_user_that_a_client_closes_stays_open() {
+    let world = World::start().await;
+    let mut client = Raw::connect(world.port, "/devtools/browser").await;
+    let (target, _) = attach(&world, &mut client).await;
+    let closed = client.call(None, "Target.closeTarget", json!({"targetId": target})).await;
+    assert_eq!(closed["result"], json!({"success": true}));
+    client.event("Target.detachedFromTarget").await;
+    let again = client.call(None, "Target.attachToTarget", json!({"targetId": target, "flatten": true})).await;
+    assert!(again["error"]["message"].as_str().unwrap().contains("No target"), "{again}");
+    assert_eq!(tabs(&world, &world.app.origin).await, [target.as_str()], "the user still has it");
+    // Another client has not closed it.
+    let mut other = Raw::connect(world.port, "/devtools/browser").await;
+    assert_eq!(attach(&world, &mut other).await.0, target);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,7 @@ fn commands_work(world: &World) {
 }
 
 /// The SDKs' packages are the host's, so the Pythons have to be of one version.
-fn packages(world: &World) {
+pub fn packages(world: &World) {
     let python = |command: &mut Command| run(command.args(["-c", "import sys; print(sys.version_info[:2])"])).stdout;
     let (own, theirs) = (python(&mut Command::new(sdk_python())), world.says("shop", "python3 -V"));
     let version = own.trim().trim_matches(['(', ')']).replace(", ", ".");

@@ -288,7 +288,9 @@ fn the_first_process_finds_the_rules_in_force(runtime: &str) {
         service.port, service.port
     );
     install_script(&first, &helpers.path().join("aenv"));
-    install(&Path::new(HELPER).with_file_name("mint"), &helpers.path().join("mint"));
+    for program in ["mint", "cdp-proxy"] {
+        install(&Path::new(HELPER).with_file_name(program), &helpers.path().join(program));
+    }
     let yard = Yard::new().with_env("AGENT_CREDS_HELPERS", helpers.path().to_str().unwrap());
     let project = yard.project("first", runtime, OWN);
     yard.launch(&project);
@@ -521,7 +523,8 @@ fn nothing_of_the_control_plane_is_inside(runtime: &str) {
         assert_eq!(fs::read_to_string(&config).unwrap(), text, "{line}");
     }
     for open in ["os.O_RDONLY|os.O_TRUNC", "os.O_WRONLY|os.O_CREAT|os.O_TRUNC"] {
-        for file in ["/workspace/agent-creds.toml", "/opt/agent-creds-bin/aenv", "/opt/agent-creds-bin/mint"] {
+        let helpers = ["aenv", "mint", "cdp-proxy"].map(|program| format!("/opt/agent-creds-bin/{program}"));
+        for file in helpers.iter().map(String::as_str).chain(["/workspace/agent-creds.toml"]) {
             let line = format!("import os; os.open('{file}', {open})");
             let _ = run_within(
                 Command::new("docker").args(["exec", "-u", "0", &container(&project), "python3", "-c", &line]),

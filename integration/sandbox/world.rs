@@ -67,6 +67,7 @@ pub struct World {
     pub upstream: Upstream,
     runtime: &'static str,
     unique: String,
+    environment: Vec<(&'static str, String)>,
     dir: TempDir,
     /// Carries the upstream; last, so that it outlives it.
     _tokio: Runtime,
@@ -84,12 +85,18 @@ impl World {
         let upstream = tokio.block_on(Upstream::with(upstream));
         let dir = tempfile::Builder::new().prefix("agent-creds-sandbox-").tempdir().unwrap();
         let unique = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let world = Self { upstream, runtime, unique, dir, _tokio: tokio };
+        let world = Self { upstream, runtime, unique, environment: Vec::new(), dir, _tokio: tokio };
         for folder in ["state", "run", "home", "config", "config/agent-creds"] {
             fs::DirBuilder::new().mode(0o700).create(world.path(folder)).unwrap();
         }
         fs::write(world.path("config/agent-creds/vault.toml"), VAULT).unwrap();
         world
+    }
+
+    /// With a variable in the environment of `adev`, and so of the server it starts.
+    pub fn with_env(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -155,6 +162,7 @@ impl World {
         // There where a test puts one.
         command.env("BROWSER", self.path("browser"));
         command.env("GIT_USER", "robot").env("GIT_PASSWORD", GIT_PASSWORD);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -54,6 +54,9 @@ with sync_playwright() as playwright:
     page.goto(f"{app}/fulfilled")
     check("route", page.title() == "fulfilled", page.title())
     page.unroute_all()
+    session = context.new_cdp_session(page)
+    check("a session of one's own", session.send("Runtime.evaluate", {"expression": "1 + 1"})["result"]["value"] == 2)
+    session.detach()
 
     refused("cookies of the user", context.cookies, "agent-creds refuses")
     refused("storage of the user", context.storage_state, "agent-creds refuses")
@@ -74,7 +77,14 @@ with sync_playwright() as playwright:
     check("its cookies", [cookie["name"] for cookie in own.cookies()] == ["sid"], own.cookies())
     own.close()
 
+    other = playwright.chromium.connect_over_cdp(endpoint)
+    theirs = other.contexts[0].pages[0]
+    theirs.close()
+    check("closing a tab of the user ends", theirs.is_closed())
+    other.close()
+
     page = context.pages[0]
+    check("and the tab is there for others", page.title() != "", page.url)
     page.goto(f"{app}/leaving")
     with page.expect_event("close", timeout=30_000):
         page.evaluate("setTimeout(() => document.querySelector('#redirect').click(), 50)")

@@ -7,6 +7,7 @@ pub mod actl;
 pub mod adev;
 pub mod aenv;
 pub mod caveats;
+pub mod cdp_proxy;
 #[cfg(feature = "host")]
 mod doctor;
 #[cfg(feature = "host")]

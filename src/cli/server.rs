@@ -210,17 +210,21 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The programs for the inside of sandboxes.
+const HELPERS: [&str; 3] = ["aenv", "mint", "cdp-proxy"];
+
 /// The folder of the programs for the inside of sandboxes: `AGENT_CREDS_HELPERS`, else beside this program, installed or as
 /// it was built.
 pub(super) fn helpers() -> Result<PathBuf, String> {
-    let has_them = |folder: &PathBuf| ["aenv", "mint"].iter().all(|program| folder.join(program).is_file());
+    let has_them = |folder: &PathBuf| HELPERS.iter().all(|program| folder.join(program).is_file());
     if let Some(named) = std::env::var_os("AGENT_CREDS_HELPERS").filter(|name| !name.is_empty()).map(PathBuf::from) {
         let folder = std::path::absolute(&named).unwrap_or(named);
         return if has_them(&folder) {
             Ok(folder)
         } else {
             Err(format!(
-                "AGENT_CREDS_HELPERS names {}, which has no `aenv` and `mint`; `make build` builds them",
+                "AGENT_CREDS_HELPERS names {}, which has not all of `aenv`, `mint` and `cdp-proxy`; `make build` builds \
+                 them",
                 folder.display()
             ))
         };
@@ -231,7 +235,8 @@ pub(super) fn helpers() -> Result<PathBuf, String> {
     let found = places.iter().find(|folder| has_them(folder)).and_then(|folder| folder.canonicalize().ok());
     found.ok_or_else(|| {
         format!(
-            "the programs for the inside of sandboxes are missing (`aenv` and `mint`, looked for in {}); `make build` builds them, \
+            "the programs for the inside of sandboxes are missing (`aenv`, `mint` and `cdp-proxy`, looked for in {}); `make build` builds \
+             them, \
              AGENT_CREDS_HELPERS names another folder",
             places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
         )

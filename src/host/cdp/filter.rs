@@ -94,6 +94,8 @@ pub struct Filter {
     is_closed: bool,
 
     targets: BTreeMap<String, Target>,
+    /// Pages of the user's that the client has closed: they stay open, and are not there for it any more.
+    dismissed: BTreeSet<String>,
     /// The browser contexts that this client made.
     contexts: BTreeSet<String>,
     sessions: BTreeMap<String, Session>,
@@ -171,6 +173,7 @@ impl Filter {
             waiting: VecDeque::new(),
             is_closed: false,
             targets: BTreeMap::new(),
+            dismissed: BTreeSet::new(),
             contexts: BTreeSet::new(),
             sessions: BTreeMap::new(),
             root: None,

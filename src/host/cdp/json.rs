@@ -34,7 +34,8 @@ impl Command {
         let id = message.get("id").and_then(Value::as_i64).ok_or(CommandError::Id)?;
         let Some(Value::String(method)) = message.remove("method") else { return Err(CommandError::Shape) };
         let params = match message.remove("params") {
-            None => Map::new(),
+            // `null` is what pyppeteer sends, and Chrome takes.
+            None | Some(Value::Null) => Map::new(),
             Some(Value::Object(params)) => params,
             Some(_) => return Err(CommandError::Shape),
         };
@@ -190,6 +191,8 @@ mod tests {
                 .unwrap();
         assert_eq!((command.id, command.method.as_str(), command.session.as_deref()), (1, "A.b", Some("S")));
         assert_eq!(Value::Object(command.params).to_string(), r#"{"x":[1,-2,0.5,null,true,"é"]}"#);
+        let bare = Command::parse(r#"{"id":1,"method":"A.b","params":null}"#).unwrap();
+        assert!(bare.params.is_empty());
         for text in [
             r#"{"id":1,"method":"Browser.getVersion","method":"Browser.close"}"#,
             r#"{"id":1,"method":"Page.navigate","params":{"url":"https://a/","u\u0072l":"file:///"}}"#,

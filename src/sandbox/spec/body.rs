@@ -5,7 +5,7 @@
 //! /workspace                     rw     the project's folder
 //! /workspace/agent-creds.toml    ro     the same file: the agent cannot widen its own sandbox
 //! /opt/agent-creds               ro     inside_dir: CA, policy.json, resolv.conf
-//! /opt/agent-creds-bin           ro     helpers_dir, and in it aenv and mint once more
+//! /opt/agent-creds-bin           ro     helpers_dir, and in it aenv, mint and cdp-proxy once more
 //! /etc/resolv.conf               ro     inside_dir/resolv.conf
 //! ```
 //!
@@ -142,6 +142,7 @@ impl SandboxSpec {
             // everybody's. A file that is a mount is safe. What INSIDE has is this sandbox's own, and never read again.
             bind(&self.helpers_dir.join("aenv"), &format!("{HELPERS}/aenv"), true)?,
             bind(&self.helpers_dir.join("mint"), &format!("{HELPERS}/mint"), true)?,
+            bind(&self.helpers_dir.join("cdp-proxy"), &format!("{HELPERS}/cdp-proxy"), true)?,
             bind(&self.inside_dir.join("resolv.conf"), "/etc/resolv.conf", true)?,
         ];
         let mut over = BTreeMap::new();

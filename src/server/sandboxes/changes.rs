@@ -19,6 +19,9 @@ pub(super) fn lines(old: &ProjectConfig, new: &ProjectConfig) -> Vec<String> {
     }
     let gone = old.upstreams.keys().filter(|host| !new.upstreams.contains_key(*host));
     lines.extend(gone.map(|host| format!("{host} cannot be reached any more")));
+    if driven(old) != driven(new) {
+        lines.push("the tabs of the host's browser that it may drive changed".to_owned());
+    }
     if let (ProjectKind::Sandbox(old), ProjectKind::Sandbox(new)) = (&old.kind, &new.kind) {
         if old.memory != new.memory {
             lines.push("the memory limit changed".to_owned());
@@ -31,6 +34,13 @@ pub(super) fn lines(old: &ProjectConfig, new: &ProjectConfig) -> Vec<String> {
         lines.extend(changed.map(|name| format!("{} is another in new consoles", name.as_str())));
     }
     lines
+}
+
+/// What may be driven of the host's browser, without the lines it is on.
+fn driven(project: &ProjectConfig) -> Vec<impl PartialEq + use<'_>> {
+    let is_on = matches!(&project.kind, ProjectKind::Sandbox(sandbox) if sandbox.use_host_browser_cdp);
+    let targets = project.cdp_targets.iter().filter(|_| is_on);
+    targets.map(|target| (&target.kind, &target.title, &target.url, target.port)).collect()
 }
 
 /// What of `now` takes effect only in a new container; `runtime` and `image` are what the container was made with.
@@ -87,6 +97,13 @@ mod tests {
         );
         assert_eq!(lines(&new, &old).iter().filter(|line| line.ends_with("cannot be reached any more")).count(), 1);
         assert!(lines(&new, &new).is_empty());
+        let target = "[[cdp_target]]\ntype = \"page\"\n";
+        let driving = project(target);
+        assert_eq!(lines(&driving, &project(&format!("# another line\n{target}"))), [""; 0]);
+        let off = project(&format!("[sandbox]\nuse_host_browser_cdp = false\n{target}"));
+        for other in [project(""), off, project(&format!("{target}port = 9333\n"))] {
+            assert_eq!(lines(&driving, &other), ["the tabs of the host's browser that it may drive changed"]);
+        }
         let ProjectKind::Sandbox(sandbox) = &new.kind else { panic!() };
         assert_eq!(need_restart("runsc", "agent-creds-sandbox", sandbox), ["runtime = \"runc\"", "image = \"other\""]);
         assert!(need_restart("runc", "other", sandbox).is_empty());

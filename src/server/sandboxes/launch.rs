@@ -516,6 +516,7 @@ async fn files(docker: &Docker, container: &str, wanted: &Wanted) -> Result<Vec<
         link("/etc/ssl/certs/java/cacerts", &format!("{INSIDE}/cacerts.jks")),
         link("/usr/local/bin/aenv", &format!("{HELPERS}/aenv")),
         link("/usr/local/bin/mint", &format!("{HELPERS}/mint")),
+        link("/usr/local/bin/cdp-proxy", &format!("{HELPERS}/cdp-proxy")),
     ];
     // For login shells, which have a PATH of their own.
     files.extend(BROWSERS.iter().map(|name| link(&format!("/usr/local/bin/{name}"), &format!("{HELPERS}/aenv"))));

@@ -151,7 +151,8 @@ impl Filter {
             }
             Then::Attached { to, target, is_flat } => {
                 let id = value(result)["sessionId"].as_str().unwrap_or_default().to_owned();
-                let session = Session::new(&target, &self.kind(&target), None, is_flat);
+                let mut session = Session::new(&target, &self.kind(&target), None, is_flat);
+                session.via = to.session.clone().filter(|via| self.browser_sessions.contains(via));
                 if let Some(error) = error {
                     self.pass_error(&to, error);
                 } else if let Err(refusal) = self.begin_session(&id, session) {

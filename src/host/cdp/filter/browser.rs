@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::answers::Then;
+use super::sessions::Session;
 use super::targets::{NOT_ALLOWED, TypeFilter};
 use super::{Filter, Outcome, Params, Refusal, Reply};
 use crate::domain::web::WebUrl;
@@ -108,7 +109,10 @@ impl Filter {
             "Target.closeTarget" => {
                 let target = self.visible(params)?;
                 if !self.is_own(&target) {
-                    return Err(Refusal::denied(method, "only pages that the sandbox opened itself may be closed"));
+                    // Events follow the answer, as Chrome has it.
+                    self.answer(to, &json!({"success": true}));
+                    self.dismiss(&target);
+                    return Ok(None);
                 }
                 self.ask(None, method, json!({"targetId": target}), then());
                 Ok(None)
@@ -269,8 +273,13 @@ impl Filter {
     pub(super) fn detach(&mut self, parent: Option<&str>, params: &Params) -> Outcome {
         if let Some(session) = params.get("sessionId").and_then(Value::as_str)
             && parent.is_none()
-            && self.browser_sessions.remove(session)
+            && self.browser_sessions.contains(session)
         {
+            let by_it = |(id, other): (&String, &Session)| (other.via.as_deref() == Some(session)).then(|| id.clone());
+            for id in self.sessions.iter().filter_map(by_it).collect::<Vec<_>>() {
+                self.end_session(&id, true);
+            }
+            self.browser_sessions.remove(session);
             return Ok(Some(json!({})));
         }
         let session = self.named_session(parent, params)?;

@@ -75,7 +75,7 @@ impl Filter {
     fn wrap(&mut self, session: Option<&str>, payload: &Payload<'_>, check: Option<&str>, answers: Option<i64>) {
         let wrapped = session.filter(|id| self.root.as_deref() != Some(id)).and_then(|id| {
             let session = self.sessions.get(id).filter(|session| !session.is_flat)?;
-            Some((id.to_owned(), session.parent.clone(), session.target.clone()))
+            Some((id.to_owned(), session.teller().map(str::to_owned), session.target.clone()))
         });
         if let Some((id, parent, target)) = wrapped {
             let params = json!({"sessionId": id, "targetId": target, "message": payload.render(None)}).to_string();

@@ -80,7 +80,11 @@ impl Filter {
                 self.ask(Some(session), &method, json!({}), forward());
                 Ok(None)
             }
-            "Page.close" => Err(Refusal::denied(&method, "only pages that the sandbox opened itself may be closed")),
+            "Page.close" => {
+                self.answer(to, &json!({}));
+                self.dismiss(&page);
+                Ok(None)
+            }
             "Page.getNavigationHistory" => {
                 self.ask(Some(session), &method, json!({}), Then::History { to: to.clone() });
                 Ok(None)

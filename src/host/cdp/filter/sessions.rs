@@ -19,6 +19,8 @@ pub(super) struct Session {
     pub(super) kind: String,
     /// The session of the page that it is a part of.
     pub(super) parent: Option<String>,
+    /// The session with the virtual browser target by which the client attached: it is told there what becomes of this one.
+    pub(super) via: Option<String>,
     /// Whether the client wants its messages with a `sessionId`, and not wrapped in others.
     pub(super) is_flat: bool,
     /// Whether the client's auto-attach made it.
@@ -61,6 +63,7 @@ impl Session {
             target: target.to_owned(),
             kind: kind.to_owned(),
             parent,
+            via: None,
             is_flat,
             is_auto: false,
             flat_children: true,
@@ -69,6 +72,11 @@ impl Session {
             suppressed: BTreeSet::new(),
             readable: BTreeSet::new(),
         }
+    }
+
+    /// The session in which the client is told of this one.
+    pub(super) fn teller(&self) -> Option<&str> {
+        self.parent.as_deref().or(self.via.as_deref())
     }
 
     /// Whether it shows documents, which a navigation can replace.
@@ -131,7 +139,7 @@ impl Filter {
     /// Tells the client of a session that came without a command of its own.
     pub(super) fn announce_session(&mut self, id: &str, is_waiting: bool) {
         let Some(session) = self.sessions.get(id) else { return };
-        let parent = session.parent.clone();
+        let parent = session.teller().map(str::to_owned);
         let target = self.info(&session.target);
         let params = json!({"sessionId": id, "targetInfo": target, "waitingForDebugger": is_waiting});
         self.event(parent.as_deref(), "Target.attachedToTarget", &params);
@@ -182,7 +190,7 @@ impl Filter {
             self.close("the page was closed, or is no longer allowed by a [[cdp_target]]");
         } else {
             let params = json!({"sessionId": id, "targetId": session.target});
-            self.event(session.parent.as_deref(), "Target.detachedFromTarget", &params);
+            self.event(session.teller(), "Target.detachedFromTarget", &params);
         }
     }
 

@@ -145,9 +145,17 @@ impl Filter {
             self.end_session(&session, false);
         }
         self.in_transit.remove(id);
+        self.dismissed.remove(id);
         self.targets.remove(id);
         self.owned.remove(id);
         self.attached(id);
+    }
+
+    /// The client closes a page that is the user's: it stays, and the client has no more of it. An error would be swallowed by
+    /// clients that then wait for the page to go.
+    pub(super) fn dismiss(&mut self, id: &str) {
+        self.dismissed.insert(id.to_owned());
+        self.judge(id, false);
     }
 
     /// Looks whether the client may see a target, and tells it what is new.
@@ -181,6 +189,9 @@ impl Filter {
 
     /// Whether it may be seen, and the origin that was judged in full.
     fn verdict(&self, id: &str, target: &Target) -> (bool, Option<String>) {
+        if self.dismissed.contains(id) {
+            return (false, None);
+        }
         let Target { info, origin, .. } = target;
         let url = WebUrl::parse(&info.url);
         let here = url.as_ref().map(WebUrl::origin);

@@ -137,14 +137,41 @@ fn parameters_that_reach_further_are_taken_out_or_refused() {
 fn tabs_of_the_user_are_not_closed() {
     let mut world = World::new();
     let session = world.attach();
-    assert!(world.refused(None, "Target.closeTarget", json!({"targetId": "APP"})).contains("opened itself"));
-    assert!(world.refused(Some(&session), "Page.close", json!({})).contains("opened itself"));
     assert!(world.refused(Some(&session), "Target.closeTarget", json!({"targetId": "MAIL"})).contains("No target"));
     assert_eq!(
         world.call(None, "Browser.setWindowBounds", json!({"windowId": 1, "bounds": {"windowState": "minimized"}}))["result"],
         json!({})
     );
     assert!(world.asked.is_empty());
+}
+
+/// Clients wait for a page that they closed to go, and do not look whether closing it was refused.
+#[test]
+fn a_tab_of_the_user_that_a_client_closes_is_gone_for_this_client_alone() {
+    for by_session in [true, false] {
+        let mut world = World::new();
+        world.call(None, "Target.setDiscoverTargets", json!({"discover": true}));
+        let session = world.attach();
+        let answer = if by_session {
+            world.call(Some(&session), "Page.close", json!({}))
+        } else {
+            world.call(None, "Target.closeTarget", json!({"targetId": "APP"}))
+        };
+        assert!(answer["error"].is_null(), "{answer}");
+        let seen: Vec<_> = world.got.iter().filter_map(|message| message["method"].as_str()).collect();
+        let ended = ["Target.detachedFromTarget", "Target.targetDestroyed"];
+        assert!(seen.ends_with(&ended), "{seen:?}");
+        // Whatever it does then, it has no more of it.
+        world.goes("APP", "http://localhost:3000/next", "My App", true);
+        let attach = world.refused(None, "Target.attachToTarget", json!({"targetId": "APP", "flatten": true}));
+        assert!(attach.contains("No target"), "{attach}");
+        assert_eq!(world.call(None, "Target.getTargets", json!({}))["result"]["targetInfos"], json!([]));
+        assert!(world.asked.is_empty(), "the browser was asked to close nothing: {:?}", world.asked);
+        assert_eq!(world.events("Target.targetCreated").len(), 1);
+    }
+    let mut world = World::of(Entry::Page("APP".to_owned()), rules("http://localhost:3000/*"));
+    world.sends(None, "Page.close", json!({}));
+    assert!(world.closed.is_some());
 }
 
 #[test]
@@ -165,7 +192,16 @@ fn sessions_of_others_are_not_the_clients() {
     );
     world.refused(Some(&browser), "Browser.close", json!({}));
     world.refused(Some(&browser), "Storage.getCookies", json!({}));
+    // Whoever attaches by it is told there, and not in the browser's own: clients take that for a second page.
+    world.got.clear();
+    let attach = json!({"targetId": "APP", "flatten": true});
+    let answer = world.call(Some(&browser), "Target.attachToTarget", attach);
+    let child = answer["result"]["sessionId"].as_str().unwrap().to_owned();
+    assert_eq!(world.events("Target.attachedToTarget")[0]["sessionId"], browser.as_str());
     world.call(None, "Target.detachFromTarget", json!({"sessionId": browser}));
+    let detached = world.events("Target.detachedFromTarget");
+    assert_eq!((detached.len(), &detached[0]["sessionId"]), (1, &json!(browser)));
+    assert_eq!(detached[0]["params"]["sessionId"], child.as_str());
     assert_eq!(world.call(Some(&browser), "Target.getTargets", json!({}))["error"]["code"], -32001);
 }
 
