@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
+
 use super::world::{World, eventually};
 use crate::support::server::Output;
 
@@ -273,6 +275,23 @@ fn threats_callback_ports_are_the_sandboxs_alone_and_end_with_it() {
     eventually("the port is closed when the browser is switched off", || {
         TcpListener::bind(("127.0.0.1", port)).is_ok()
     });
+}
+
+#[test]
+fn a_server_that_ends_closes_its_ports_and_the_next_one_opens_pages() {
+    let world = prepared("runc");
+    let port = callback_port();
+    let page = format!("https://idp.example/ok?redirect_uri=http://localhost:{port}/cb");
+    assert_eq!(inside(&world, &format!("aenv open -q '{page}'")), (0, String::new()));
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
+    world.signal_server(Signal::TERM);
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    // The sandbox goes on, and is taken up.
+    let container = world.inspect("shop", "{{.Id}} {{.State.StartedAt}}");
+    let said = world.says("shop", &format!("aenv open '{page}'"));
+    assert!(said.contains(&format!("comes back to localhost:{port}")), "{said}");
+    assert_eq!(world.inspect("shop", "{{.Id}} {{.State.StartedAt}}"), container);
+    assert_eq!(opened(&world), [page.clone(), page]);
 }
 
 /// The folder of a party, in the world.

@@ -237,3 +237,15 @@ impl std::fmt::Debug for Browser {
         f.write_str("Browser")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_read_is_short_and_plain() {
+        assert_eq!(short("the host's browser"), "the host's browser");
+        assert_eq!(short("a\u{1b}[31m\n\u{202e}"), "a\\u{1b}[31m\\n\\u{202e}");
+        assert_eq!(short(&"x".repeat(301)), format!("{}…", "x".repeat(300)));
+    }
+}
