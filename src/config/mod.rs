@@ -37,7 +37,7 @@ pub use check::{Checked, check};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, SandboxFile, read_sandbox};
 pub use project::{
-    EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, VaultHost, parse_project,
+    EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, parse_project,
 };
 pub(crate) use reader::MAX_FILE;
 pub(crate) use source::read_file;

@@ -64,8 +64,6 @@ ca = "private-ca.pem"
 [upstream."c.example"]
 ca = "/etc/ca.pem"
 [upstream."*.s3.amazonaws.com"]
-[vault]
-host = "vault.example.com"
 [[browser_target]]
 url = "https://claude.ai/oauth/authorize*"
 [[cdp_target]]
@@ -98,7 +96,6 @@ title = "*My App*"
     assert!(project.upstreams[&host("*.s3.amazonaws.com")].ca.is_none());
     assert_eq!(project.watch, [PathBuf::from("/etc/ca.pem"), PathBuf::from("/srv/My Project/private-ca.pem")]);
 
-    assert_eq!(project.vault.as_ref().unwrap().host.as_str(), "vault.example.com");
     assert_eq!(&*project.browser_targets[0].url, "https://claude.ai/oauth/authorize*");
     assert_eq!(project.cdp_targets[0].kind.as_deref(), Some("page"));
     assert_eq!(project.cdp_targets[0].title.as_deref(), Some("*My App*"));
@@ -265,9 +262,9 @@ fn each_mistake_has_its_place_and_its_hint() {
              \"*My App*\"",
         ),
         (
-            "[vault]\nhost = \"10.0.0.1\"",
-            "p.toml:2:8: `10.0.0.1` is not valid here: an IP address is not a host name (use \
-             `address = \"IP:PORT\"` under a named upstream)",
+            "[vault]\nhost = \"vault.example.com\"",
+            "p.toml:1:1: a shared vault cannot be used yet\n    help: remove [vault]: the vault of the server that serves this \
+             file is used",
         ),
         (
             "upstream = 1",
