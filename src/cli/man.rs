@@ -6,14 +6,15 @@ use std::path::Path;
 use anyhow::Context;
 use clap::{Command, CommandFactory};
 
-/// All programs that are installed on the host.
-fn programs() -> [Command; 5] {
+/// All programs.
+fn programs() -> [Command; 6] {
     [
         super::server::command(),
         super::adev::command(),
         super::actl::command(),
         super::mint::Args::command(),
         super::aenv::Args::command(),
+        super::cdp_proxy::Args::command(),
     ]
 }
 
