@@ -23,7 +23,7 @@ build: ## Build the programs, optimised, into target/release, what sandboxes get
 binaries: ## Build the programs of the host alone, optimised, into target/release
 	$(CARGO) build --locked --release --bins
 
-install: build ## Install programs, helpers, completions and systemd units under PREFIX (default /usr/local; DESTDIR for packages)
+install: build ## Install programs, helpers, completions, man pages and systemd units under PREFIX (default /usr/local; DESTDIR for packages)
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh
 
 uninstall: ## Remove what `make install` installed
@@ -61,6 +61,8 @@ demo: ## The whole story in a minute, on this machine (KEEP=1 leaves it running 
 bench: ## Measure against the budgets, on a machine that does nothing else (about four minutes)
 	@integration/setup.sh demo
 	$(CARGO) bench --locked --bench macaroon --bench vault --bench envoy
+	$(CARGO) build --locked --release --bin actl --example actl-load
+	@target/release/examples/actl-load
 	@if docker info >/dev/null 2>&1; then $(CARGO) build --locked --release --bins && benches/start.sh; \
 	else echo "no Docker here: the start of sandboxes is not measured"; fi
 

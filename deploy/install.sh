@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make build` built: programs, the helpers that sandboxes get, completions, systemd units.
+# Installs what `make build` built: programs, the helpers that sandboxes get, completions, man pages, systemd units.
 #
 #   deploy/install.sh [--remove]
 #
@@ -25,6 +25,13 @@ completion() {
 }
 
 if [[ ${1:-} == --remove ]]; then
+    if [[ -x $to/bin/agent-creds ]]; then
+        # Those that it would write, and no others.
+        pages=$(mktemp -d)
+        "$to/bin/agent-creds" man "$pages"
+        for page in "$pages"/*; do rm -f "$to/share/man/man1/${page##*/}"; done
+        rm -rf "$pages"
+    fi
     for program in "${programs[@]}"; do
         rm -f "$to/bin/$program"
         for shell in bash zsh fish; do rm -f "$(completion "$shell" "$program")"; done
@@ -45,6 +52,7 @@ for program in "${programs[@]}"; do
         "$from/$program" completions "$shell" >"$file"
     done
 done
+"$from/agent-creds" man "$to/share/man/man1"
 for helper in aenv mint cdp-proxy; do
     install -D -m 755 "$root/target/helpers/bin/$helper" "$to/lib/agent-creds/$helper"
 done

@@ -38,7 +38,7 @@ const IMPURE_CRATES: [&str; 17] = [
 const ADDRESSES: [&str; 8] =
     ["AddrParseError", "IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "SocketAddrV4", "SocketAddrV6", "self"];
 /// What the programs in `src/bin` may use besides the library's command lines.
-const BIN_CRATES: [&str; 4] = ["anyhow", "clap", "std", "time"];
+const BIN_CRATES: [&str; 5] = ["anyhow", "clap", "std", "tikv_jemallocator", "time"];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -12,6 +12,7 @@
 mod sdk;
 mod support;
 
+mod actl;
 mod adev;
 mod aenv;
 mod bad_input;

@@ -28,6 +28,7 @@ missing() {
     have dbus-daemon || echo dbus-daemon
     have gnome-keyring-daemon || echo gnome-keyring
     have openssl || echo openssl
+    have groff || echo groff-base
     have git || echo git
     have gh || echo gh
     have chromium || echo chromium

@@ -14,6 +14,7 @@
 mod activity;
 mod apply;
 mod auditing;
+mod browser;
 mod control;
 mod credentials;
 mod envoy_container;
@@ -27,7 +28,7 @@ mod nodes;
 mod sandboxes;
 mod sockets;
 mod status;
-mod surroundings;
+pub(crate) mod surroundings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -48,6 +49,7 @@ use tonic::service::Routes;
 use self::activity::Activity;
 use self::apply::{Applier, keep_applied};
 use self::auditing::{Watchers, Writer};
+use self::browser::{Browser, BrowserParts};
 use self::control::{ControlService, FleetService};
 pub use self::credentials::Environment;
 use self::credentials::{CredentialMetrics, CredentialStates, CredentialStore, KeptTokens, WatchedFile};
@@ -66,8 +68,10 @@ use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
 use crate::control::v1::control_server::ControlServer;
 use crate::control::v1::fleet_server::FleetServer;
 use crate::control::v1::nodes_server::NodesServer;
+use crate::control::v1::projects_server::ProjectsServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
+use crate::host::metrics::BrowserMetrics;
 use crate::metrics::ServerMetrics;
 use crate::pki::{Ca, LeafSchedule};
 use crate::sandbox::network::ServerPrefix;
@@ -236,6 +240,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let vault_metrics = VaultMetrics::register(&registry).context("cannot register metrics")?;
     let sandbox_metrics = SandboxMetrics::register(&registry).context("cannot register metrics")?;
     let credential_metrics = CredentialMetrics::register(&registry).context("cannot register metrics")?;
+    let browser_metrics = BrowserMetrics::register(&registry).context("cannot register metrics")?;
     let xds_metrics = XdsMetrics::register(&registry).context("cannot register metrics")?;
 
     let supervisor = match &options.envoy {
@@ -296,6 +301,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     let status = Arc::new(Status::new(xds.connections(), pid, states.clone()));
     let https = HttpsClient::new(system_ca.pem()).context("cannot ask token endpoints")?;
     let kept = Arc::new(KeptTokens::new(state_dir.clone()));
+    let browser = (options.environment)("BROWSER");
     let credentials = CredentialStore::new(options.environment, https, kept, credential_metrics, states);
     let secret_files = credentials.files();
     let schedule = LeafSchedule::new(options.leaf_lifetime);
@@ -318,7 +324,6 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     };
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
-    let host_services = HostServices::new(Arc::clone(&servings), loaded_rx.clone(), options.chrome);
     let (changes_tx, changes) = mpsc::channel(16);
     let fleet_view = FleetService {
         connections: xds.connections(),
@@ -335,16 +340,16 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     };
     let parts = Parts {
         server: server_id,
-        docker_host,
+        docker_host: docker_host.clone(),
         runtime_dir: options.runtime_dir.clone(),
         state_dir,
         private: options.sources.vault.iter().map(|vault| vault.path().to_owned()).collect(),
         helpers: options.helpers,
         activity: Arc::clone(&activity),
         metrics: sandbox_metrics,
-        servings,
+        servings: Arc::clone(&servings),
         changes: changes_tx,
-        loaded: loaded_rx,
+        loaded: loaded_rx.clone(),
         trust: trust_rx,
         status: Arc::clone(&status),
         mint: TokenMint { keys, prefix: options.prefix },
@@ -352,6 +357,16 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         strict: options.strict,
     };
     let (sandboxes, alarms) = Sandboxes::new(parts, guard, prefix, &left);
+    let lives = sandboxes.clone();
+    let browser = Browser::new(BrowserParts {
+        lives: Box::new(move |sandbox, instance| lives.life(sandbox, instance)),
+        activity: Arc::clone(&activity),
+        docker_host,
+        loaded: loaded_rx.clone(),
+        browser: browser.and_then(|browser| browser.into_string().ok()),
+        metrics: browser_metrics,
+    });
+    let host_services = HostServices::new(servings, loaded_rx, options.chrome, browser);
     let sandboxes = Sandboxed {
         sandboxes,
         alarms,
@@ -449,6 +464,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
 
     let service = ControlService { sandboxes: sandboxes.clone(), activity, status, strict, http: address };
     let control_routes = Routes::new(ControlServer::new(service))
+        .add_service(ProjectsServer::new(fleet_view.projects()))
         .add_service(FleetServer::new(fleet_view))
         .add_service(NodesServer::new(NodesService { connected }));
     let control_stopping = stopping.clone();

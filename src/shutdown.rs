@@ -24,6 +24,11 @@ impl Trigger {
     pub fn fire(&self) {
         self.0.send_replace(true);
     }
+
+    /// What waits for it.
+    pub fn subscribe(&self) -> Shutdown {
+        Shutdown(self.0.subscribe())
+    }
 }
 
 impl Shutdown {

@@ -1,498 +1,302 @@
-//! The host's Chrome from inside a sandbox: real Chromium on the host, unmodified clients and hostile ones in runc and gVisor.
-
-#![allow(clippy::needless_pass_by_value, reason = "tests read better with values than with references to them")]
+//! Pages that a sandbox has opened in the host's browser, by every name that programs know; and those that are not opened.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use rustix::process::Signal;
 
-use super::clients::packages;
-use super::world::{PATIENCE, World, eventually};
-use crate::host::browser::{Chromium, SECRET, Site};
+use super::world::{World, eventually};
+use crate::support::server::Output;
 
-const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/sandbox/cdp_client.py");
-const TITLE: &str = "The bank s3cr3t-of-the-bank";
+/// The world's browser notes what it is given, one page a line, with the number of its arguments.
+const NOTES: &str =
+    "#!/bin/sh\nprintf '%s %s %s\\n' \"$#\" \"${STRIPE_API_KEY-none}\" \"$1\" >>\"$(dirname \"$0\")/opened\"\n";
 
-/// A browser with a tab that is allowed and one that is not, and a sandbox.
-struct Desk {
-    world: World,
-    chrome: Chromium,
-    app: Site,
-    bank: Site,
-    /// Carries the sites.
-    tokio: tokio::runtime::Runtime,
+/// What is allowed in these tests.
+const ALLOWED: &str =
+    "\n[[browser_target]]\nurl = \"https://idp.example/ok*\"\n[[browser_target]]\nurl = \"*old.example/x*\"\n";
+
+/// A sandbox that runs and may open pages, in a world with a browser.
+fn prepared(runtime: &'static str) -> World {
+    let world = World::new(runtime);
+    browser(&world, NOTES);
+    world.project("shop", "", "", &["other.example.com"]);
+    edit(&world, |text| format!("{text}{ALLOWED}"));
+    // What a launch says is not to be taken for what a page's opening says.
+    world.says("shop", "true");
+    world
 }
 
-impl Desk {
-    fn new(runtime: &'static str) -> Self {
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (chrome, app, bank) = tokio.block_on(async {
-            let bank = Site::start("127.0.0.1", TITLE, SECRET, None).await;
-            let app = Site::start("localhost", "My App", "own-of-the-app", Some(bank.origin.clone())).await;
-            let chrome = Chromium::start().await;
-            chrome.open(&format!("{}/", bank.origin), TITLE).await;
-            chrome.open(&format!("{}/", app.origin), "My App").await;
-            (chrome, app, bank)
-        });
-        let world = World::new(runtime).with_env("AGENT_CREDS_CDP", &chrome.address());
-        Self { world, chrome, app, bank, tokio }
-    }
-
-    /// A rule for the app, with more lines.
-    fn app_target(&self, lines: &str) -> String {
-        format!("[[cdp_target]]\nurl = \"{}/*\"\n{lines}\n", self.app.origin)
-    }
-
-    /// Writes the project's file with these `[[cdp_target]]`s, and more lines of `[sandbox]`.
-    fn configure(&self, sandbox: &str, targets: &str) {
-        self.world.project("shop", sandbox, targets, &[]);
-    }
-
-    /// The tabs that the user has at `origin`.
-    fn tabs(&self, origin: &str) -> Vec<String> {
-        let list = self.tokio.block_on(self.chrome.ask("GET", "/json/list"));
-        let is_there = |tab: &&Value| tab["type"] == "page" && tab["url"].as_str().unwrap().starts_with(origin);
-        let tabs = list.as_array().unwrap().iter().filter(is_there);
-        tabs.map(|tab| tab["id"].as_str().unwrap().to_owned()).collect()
-    }
-
-    /// Status and text of an answer inside; `000` when there was none.
-    fn curl(&self, arguments: &str) -> (String, String) {
-        let said = self.world.exec("shop", &format!("curl -s --max-time 20 -w '\\n%{{http_code}}' {arguments}"));
-        let (text, status) = said.rsplit_once('\n').unwrap_or(("", &said));
-        (status.to_owned(), text.to_owned())
-    }
-
-    /// Launches the sandbox, and waits until the browser is found in it.
-    fn launch(&self) {
-        self.world.says("shop", "true");
-        self.becomes("9222", "200");
-    }
-
-    /// Waits until a port answers inside with this status.
-    fn becomes(&self, port: &str, status: &str) {
-        let url = format!("http://localhost:{port}/json/version");
-        let mut seen = (String::new(), String::new());
-        eventually(&format!("{port} answers {status}"), || {
-            seen = self.curl(&url);
-            seen.0 == status
-        });
-    }
-
-    /// A client inside.
-    fn connect(&self, port: u16, path: &str) -> Client {
-        fs::copy(CLIENT, self.world.path("shop/cdp_client.py")).unwrap();
-        let url = format!("ws://localhost:{port}{path}");
-        let container = self.world.container("shop");
-        let mut child = Command::new("docker")
-            .args(["exec", "-i", &container, "python3", "/workspace/cdp_client.py", &url])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut client = Client { child, stdin, lines, got: Vec::new(), next: 0 };
-        assert_eq!(client.hears(), json!({"open": true}));
-        client
-    }
+/// The program that is the world's browser.
+pub(super) fn browser(world: &World, script: &str) {
+    let path = world.path("browser");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A client in the sandbox that says what it likes.
-struct Client {
-    child: Child,
-    stdin: ChildStdin,
-    lines: Receiver<String>,
-    got: Vec<Value>,
-    next: i64,
+pub(super) fn edit(world: &World, change: impl Fn(String) -> String) {
+    let before = fs::read_to_string(world.config_file("shop")).unwrap();
+    world.write_config("shop", &change(before));
 }
 
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The pages that were opened, in order.
+fn opened(world: &World) -> Vec<String> {
+    let text = fs::read_to_string(world.path("opened")).unwrap_or_default();
+    text.lines().map(|line| line.strip_prefix("1 none ").unwrap_or_else(|| panic!("{line}")).to_owned()).collect()
 }
 
-impl Client {
-    fn says(&mut self, parts: &[&str]) {
-        // A client that has ended is found out by listening.
-        let _ = writeln!(self.stdin, "{}", json!(parts));
-    }
-
-    fn hears(&mut self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|error| panic!("{error}; the last were {:?}", self.got.iter().rev().take(5)));
-        let message: Value = serde_json::from_str(&line).unwrap();
-        self.got.push(message.clone());
-        message
-    }
-
-    fn send(&mut self, session: Option<&str>, method: &str, params: Value) -> i64 {
-        self.next += 1;
-        let mut message = json!({"id": self.next, "method": method, "params": params});
-        if let Some(session) = session {
-            message["sessionId"] = session.into();
-        }
-        self.says(&[&message.to_string()]);
-        self.next
-    }
-
-    fn answer(&mut self, id: i64) -> Value {
-        loop {
-            let message = self.hears();
-            assert!(message["closed"].is_null(), "{message}");
-            if message["id"] == id {
-                return message;
-            }
-        }
-    }
-
-    fn call(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
-        let id = self.send(session, method, params);
-        self.answer(id)
-    }
-
-    /// The error of a command that is refused.
-    fn refused(&mut self, session: Option<&str>, method: &str, params: Value) -> String {
-        let answer = self.call(session, method, params.clone());
-        let error = answer["error"]["message"].as_str();
-        error.unwrap_or_else(|| panic!("{method} {params}: {answer}")).to_owned()
-    }
-
-    /// Attaches to the one page that there is; its target and the session.
-    fn attach(&mut self) -> (String, String) {
-        let targets = self.call(None, "Target.getTargets", json!({}))["result"]["targetInfos"].clone();
-        let pages: Vec<_> = targets.as_array().unwrap().iter().filter(|target| target["type"] == "page").collect();
-        assert_eq!(pages.len(), 1, "{targets}");
-        let target = pages[0]["targetId"].as_str().unwrap().to_owned();
-        let attached = self.call(None, "Target.attachToTarget", json!({"targetId": target, "flatten": true}));
-        (target, attached["result"]["sessionId"].as_str().unwrap().to_owned())
-    }
-
-    fn until(&mut self, method: &str) -> Value {
-        if let Some(seen) = self.got.iter().find(|message| message["method"] == method) {
-            return seen.clone();
-        }
-        loop {
-            let message = self.hears();
-            assert!(message["closed"].is_null(), "{message}");
-            if message["method"] == method {
-                return message;
-            }
-        }
-    }
-
-    /// Why the WebSocket was closed.
-    fn closed(&mut self) -> String {
-        loop {
-            let message = self.hears();
-            if let Some(why) = message["closed"].as_str() {
-                return why.to_owned();
-            }
-        }
-    }
-
-    fn has_heard(&self, text: &str) -> bool {
-        self.got.iter().any(|message| message.to_string().contains(text))
-    }
+/// Runs a script inside; its status and what it says.
+fn inside(world: &World, script: &str) -> (i32, String) {
+    let Output { status, stdout, stderr } = world.inside("shop", script);
+    (status.code().unwrap_or(-1), format!("{stdout}{stderr}"))
 }
 
-fn playwright_drives_an_allowed_tab(runtime: &'static str) {
-    let desk = Desk::new(runtime);
-    desk.configure("", &desk.app_target(""));
-    packages(&desk.world);
-    desk.launch();
-    let script = format!(
-        "PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=packages python3 sdk/playwright_cdp.py http://localhost:9222 {} {}",
-        desk.app.origin, desk.bank.origin
-    );
-    let report: Value = serde_json::from_str(&desk.world.says("shop", &script)).unwrap();
-    assert!(report["checks"].as_array().unwrap().len() > 20, "{report}");
-    assert_eq!(desk.tabs(&desk.bank.origin).len(), 2, "the bank's tab, and the one that went there");
-}
-
-#[test]
-fn playwright_drives_an_allowed_tab_from_runc() {
-    playwright_drives_an_allowed_tab("runc");
-}
-
-#[test]
-fn playwright_drives_an_allowed_tab_from_gvisor() {
-    playwright_drives_an_allowed_tab("runsc");
-}
-
-fn a_forbidden_tab_is_not_there(runtime: &'static str) {
-    let desk = Desk::new(runtime);
-    desk.configure("", &desk.app_target(""));
-    desk.launch();
-    let bank = desk.tabs(&desk.bank.origin).remove(0);
-    the_raw_port_and_the_endpoints_are_filtered(&desk, &bank);
-    commands_for_what_is_forbidden_are_refused(&desk, &bank);
-    a_tab_that_goes_elsewhere_is_detached(&desk);
-}
-
-#[test]
-fn a_forbidden_tab_is_not_there_from_runc() {
-    a_forbidden_tab_is_not_there("runc");
-}
-
-#[test]
-fn a_forbidden_tab_is_not_there_from_gvisor() {
-    a_forbidden_tab_is_not_there("runsc");
-}
-
-fn the_raw_port_and_the_endpoints_are_filtered(desk: &Desk, bank: &str) {
-    let (app, chrome) = (desk.tabs(&desk.app.origin).remove(0), desk.chrome.port);
-    let gateway = desk.world.inspect("shop", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}");
-    let mut heard = String::new();
-    for (arguments, expected) in [
-        ("http://localhost:9222/json/list".to_owned(), "200"),
-        ("http://127.0.0.1:9222/json".to_owned(), "200"),
-        ("http://localhost:9222/json/protocol".to_owned(), "200"),
-        // Chrome's own port, by every way there is.
-        (format!("http://127.0.0.1:{chrome}/json"), "000"),
-        (format!("http://{gateway}:{chrome}/json"), "400"),
-        (format!("http://host.docker.internal:{chrome}/json"), "000"),
-        (format!("-H 'Host: localhost:{chrome}' http://{gateway}:{chrome}/json"), "403"),
-        (format!("-H 'Host: localhost:9222' http://{gateway}:{chrome}/json"), "200"),
-        // Pages are opened and closed as the file allows.
-        (format!("-X PUT 'http://localhost:9222/json/new?{}/'", desk.bank.origin), "403"),
-        ("-X PUT http://localhost:9222/json/new?file:///etc/passwd".to_owned(), "403"),
-        ("http://localhost:9222/json/new?about:blank".to_owned(), "405"),
-        (format!("http://localhost:9222/json/close/{app}"), "403"),
-        (format!("http://localhost:9222/json/close/{bank}"), "404"),
-        (format!("http://localhost:9222/json/activate/{bank}"), "404"),
-        (format!("--path-as-is http://localhost:9222/json/activate/../close/{app}"), "404"),
-        (format!("http://localhost:9222/devtools/page/{bank}"), "404"),
-        // Pages in browsers of the sandbox are not programs.
-        ("-H 'Origin: http://evil.example' http://localhost:9222/json".to_owned(), "403"),
-        ("-H 'Host: evil.example' http://localhost:9222/json".to_owned(), "400"),
+fn pages_are_opened(runtime: &'static str) {
+    let world = prepared(runtime);
+    let said = world.says("shop", "aenv open 'https://idp.example/ok?state=s3cret'");
+    assert_eq!(said, "opened https://idp.example/ok in the host's browser");
+    for (name, script) in [
+        ("xdg-open", "xdg-open URL"),
+        ("open", "open URL"),
+        ("sensible-browser", "sensible-browser URL"),
+        ("x-www-browser", "x-www-browser -- URL"),
+        ("www-browser", "/usr/local/bin/www-browser URL"),
+        ("browser", "\"$BROWSER\" URL"),
+        ("login-shell", "env -u PATH bash -lc 'xdg-open URL'"),
+        ("python", "python3 -c 'import sys, webbrowser; sys.exit(not webbrowser.open(\"URL\"))'"),
+        // What Node's package `open` does where it has no script of its own; with it, that script asks $BROWSER.
+        ("node", "node -e 'require(\"child_process\").spawn(\"xdg-open\", [\"URL\"]).on(\"close\", process.exit)'"),
     ] {
-        let (status, text) = desk.curl(&arguments);
-        assert_eq!(status, expected, "{arguments}: {text}");
-        heard.push_str(&text);
+        assert_eq!(
+            inside(&world, &script.replace("URL", &format!("https://idp.example/ok/{name}"))),
+            (0, String::new()),
+            "{name}"
+        );
+        assert_eq!(opened(&world).last().unwrap(), &format!("https://idp.example/ok/{name}"));
     }
-    assert!(heard.contains("My App") && heard.contains(&app));
-    assert!(!heard.contains(SECRET) && !heard.contains(bank), "{heard}");
-    assert_eq!((desk.tabs(&desk.app.origin).len(), desk.tabs(&desk.bank.origin).len()), (1, 1));
+    // The usual names come first, whatever the image has.
+    let first = world.says("shop", "command -v xdg-open open sensible-browser x-www-browser www-browser");
+    assert!(first.lines().all(|path| path.starts_with("/opt/agent-creds/bin/")), "{first}");
+    let said = world
+        .inside(
+            "shop",
+            "echo >/opt/agent-creds/bin/x; ln -sf /bin/true /opt/agent-creds/bin/xdg-open; xdg-open --version",
+        )
+        .stdout;
+    assert!(said.starts_with("xdg-open "), "{said}");
+    // Secrets stay out of the server's log: a sign-in's are in the query.
+    assert!(world.log().contains("opened https://idp.example/ok in the host's browser"), "{}", world.log());
+    assert!(!world.log().contains("s3cret"));
 }
 
-fn commands_for_what_is_forbidden_are_refused(desk: &Desk, bank: &str) {
-    let mut client = desk.connect(9222, "/devtools/browser/agent-creds");
-    for method in ["Target.setDiscoverTargets", "Target.setAutoAttach", "Target.getTargets"] {
-        let all = json!({"discover": true, "autoAttach": true, "flatten": true, "waitForDebuggerOnStart": false,
-            "filter": [{}]});
-        client.call(None, method, all);
-    }
-    let (_, session) = client.attach();
-    for (session, method, params) in [
-        (None, "Target.attachToTarget", json!({"targetId": bank, "flatten": true})),
-        (None, "Target.createTarget", json!({"url": desk.bank.origin})),
-        (None, "Target.createTarget", json!({"url": "file:///etc/passwd"})),
-        (None, "Target.closeTarget", json!({"targetId": bank})),
-        (None, "Target.exposeDevToolsProtocol", json!({"targetId": bank})),
-        (None, "Storage.getCookies", json!({})),
-        (None, "Browser.close", json!({})),
-        (Some(&session), "Storage.getCookies", json!({})),
-        (Some(&session), "Network.getAllCookies", json!({})),
-        (Some(&session), "Network.getCookies", json!({"urls": [desk.bank.origin]})),
+#[test]
+fn pages_are_opened_with_runc() {
+    pages_are_opened("runc");
+}
+
+#[test]
+fn pages_are_opened_with_gvisor() {
+    pages_are_opened("runsc");
+}
+
+#[test]
+fn threats_what_is_not_allowed_does_not_reach_the_hosts_browser() {
+    let world = prepared("runc");
+    let not_allowed =
+        "is not allowed. To allow it, add to agent-creds.toml, on the host:\n\n[[browser_target]]\nurl = ";
+    for (url, why) in [
+        ("file:///etc/passwd", "`file:` is not opened on the host"),
+        ("javascript:alert(1)", "`javascript:` is not opened"),
+        ("mailto:me@idp.example", "`mailto:` is not opened"),
+        ("vscode://file/etc/passwd", "`vscode:` is not opened"),
+        ("/etc/passwd", "this is no URL"),
+        ("https://user:pass@idp.example/ok", "with a user or a password"),
+        ("https://idp.example@evil.example/ok", "with a user or a password"),
+        ("https://evil.example/?https://idp.example/ok", not_allowed),
+        ("https://evil.example/#idp.example/ok", not_allowed),
+        ("https://evil.example/old.example/x", not_allowed),
+        ("https://evil.example/?old.example/x", not_allowed),
+        ("https://idp.example.evil.example/ok", not_allowed),
+        ("http://idp.example/ok", not_allowed),
+        ("https://idp.example:8443/ok", not_allowed),
+        ("https://idp.example/ok/../no", "url = \"https://idp.example/no\""),
+        ("http://169.254.169.254/latest", not_allowed),
+        ("http://localhost:9222/json/new", not_allowed),
+        ("https://idp.example/ok\u{1b}]0;x", "a control character"),
+        ("https://idp.example/ok?redirect_uri=http://localhost:631/", "port 631 of localhost"),
+        ("https://idp.example/ok?redirect_uri=http://127.0.0.1/", "port 80 of localhost"),
         (
-            Some(&session),
-            "DOMStorage.getDOMStorageItems",
-            json!({"storageId": {"securityOrigin": desk.bank.origin, "isLocalStorage": true}}),
+            "https://idp.example/ok?redirect_uri=http://localhost:4000/&redirect_uri=http://localhost:4001/",
+            "several places",
         ),
-        (Some(&session), "Page.navigate", json!({"url": format!("{}/", desk.bank.origin)})),
-        (Some(&session), "Page.navigate", json!({"url": "file:///etc/passwd"})),
-        (Some(&session), "Page.navigate", json!({"url": "javascript:alert(1)"})),
-        (Some(&session), "DOM.setFileInputFiles", json!({"files": ["/etc/passwd"], "nodeId": 1})),
-        (Some(&session), "Page.setDownloadBehavior", json!({"behavior": "allow", "downloadPath": "/tmp"})),
     ] {
-        client.refused(session.map(String::as_str), method, params);
+        let (status, said) = inside(&world, &format!("aenv open -- '{url}'"));
+        assert!(status == 1 && said.starts_with("aenv: not opened: ") && said.contains(why), "{url}: {status} {said}");
+        assert!(!said.contains('\u{1b}'));
     }
-    // A message in parts, and one with a key twice.
-    client.says(&[r#"{"id":9001,"method":"Brow"#, r#"ser.clo"#, r#"se"}"#]);
-    let refused = client.answer(9001);
-    assert!(refused["error"]["message"].as_str().unwrap().contains("refuses Browser.close"), "{refused}");
-    client.says(&[r#"{"id":9002,"method":"Browser.getVersion","method":"Browser.close"}"#]);
-    assert_eq!(client.hears()["error"]["code"], -32700);
-    let told = client.call(None, "Browser.getVersion", json!({}));
-    assert!(told["result"]["product"].is_string(), "the browser is there: {told}");
-    assert!(!client.has_heard(SECRET), "{:?}", client.got);
-    // Refusals repeat the id that was named; nothing else has it.
-    let told: Vec<_> = client.got.iter().filter(|message| message["error"].is_null()).collect();
-    assert!(told.len() > 5 && !told.iter().any(|message| message.to_string().contains(bank)), "{told:?}");
-}
-
-fn a_tab_that_goes_elsewhere_is_detached(desk: &Desk) {
-    let mut client = desk.connect(9222, "/devtools/browser");
-    let (_, session) = client.attach();
-    let go = json!({"expression": format!("location.href = '{}/', 1", desk.bank.origin)});
-    client.call(Some(&session), "Runtime.evaluate", go);
-    client.until("Target.detachedFromTarget");
-    let targets = client.call(None, "Target.getTargets", json!({}));
-    assert_eq!(targets["result"]["targetInfos"], json!([]));
-    let title = client.refused(Some(&session), "Runtime.evaluate", json!({"expression": "document.title"}));
-    assert!(title.contains("Session with given id not found"), "{title}");
-    assert!(!client.has_heard(SECRET), "{:?}", client.got);
-}
-
-#[test]
-fn edits_reach_open_sessions_and_ports() {
-    let desk = Desk::new("runc");
-    let both = format!("{}{}", desk.app_target(""), desk.app_target("port = 9333\ntitle = \"Nobody has this\""));
-    desk.configure("", &both);
-    desk.launch();
-    desk.becomes("9333", "200");
-    assert_eq!(desk.curl("http://localhost:9333/json/list"), ("200".to_owned(), "[]".to_owned()), "a view of its own");
-    let mut client = desk.connect(9222, "/devtools/browser");
-    let (target, session) = client.attach();
-    let mut other = desk.connect(9333, "/devtools/browser");
-    let alive = |client: &mut Client, session: &str| {
-        let answer = client.call(Some(session), "Runtime.evaluate", json!({"expression": "1 + 1"}));
-        assert_eq!(answer["result"]["result"]["value"], 2, "{answer}");
-    };
-    alive(&mut client, &session);
-
-    // A broken file changes nothing.
-    desk.configure("", &both.replace("url =", "urls ="));
-    eventually("the file is known to be broken", || desk.world.listed("shop")["problems"].to_string().contains("urls"));
-    alive(&mut client, &session);
-
-    // The other port gets a rule that fits: the session that is open sees the tab.
-    other.call(None, "Target.setDiscoverTargets", json!({"discover": true}));
-    desk.configure("", &format!("{}{}", desk.app_target(""), desk.app_target("port = 9333")));
-    assert_eq!(other.until("Target.targetCreated")["params"]["targetInfo"]["targetId"], target.as_str());
-    alive(&mut client, &session);
-
-    // The port goes: so do its sessions, and nobody listens.
-    desk.configure("", &desk.app_target(""));
-    assert!(other.closed().contains("no more"));
-    desk.becomes("9333", "000");
-    alive(&mut client, &session);
-
-    // The rule goes.
-    desk.configure("", "[[cdp_target]]\ntitle = \"Nobody has this\"\n");
-    client.until("Target.detachedFromTarget");
-    let title = client.refused(Some(&session), "Runtime.evaluate", json!({"expression": "document.title"}));
-    assert!(title.contains("Session with given id not found"), "{title}");
-    desk.configure("", &desk.app_target(""));
-    eventually("it is there again", || {
-        let found = client.call(None, "Target.getTargets", json!({}))["result"]["targetInfos"].clone();
-        found.as_array().is_some_and(|found| found.len() == 1)
-    });
-
-    // All of it is turned off, and on.
-    desk.configure("use_host_browser_cdp = false", &desk.app_target(""));
-    assert!(client.closed().contains("no more"));
-    desk.becomes("9222", "000");
-    let gateway = desk.world.inspect("shop", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}");
-    let (status, why) = desk.curl(&format!("-H 'Host: localhost:9222' http://{gateway}/json/list"));
-    assert!(status == "403" && why.contains("use_host_browser_cdp = false"), "{status} {why}");
-    desk.configure("", &desk.app_target(""));
-    desk.becomes("9222", "200");
-
-    // The proxy is started again when it dies.
-    let kill = "for p in /proc/[0-9]*; do if grep -qx cdp-proxy $p/comm; then kill -9 ${p#/proc/}; fi; done";
-    let client = desk.connect(9222, "/devtools/browser");
-    desk.world.exec("shop", kill);
-    desk.becomes("9222", "200");
-    drop(client);
-
-    // The sandbox stops: so do its sessions, also for who holds on to them.
-    let mut last = desk.connect(9222, "/devtools/browser");
-    last.attach();
-    let stopped = desk.world.adev("shop", &["stop"]);
-    assert!(stopped.status.success(), "{stopped:?}");
-    eventually("the server has let go of the browser", || established(desk.chrome.port) == 0);
-}
-
-/// Connections to a port of this machine's loopback.
-fn established(port: u16) -> usize {
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let to = format!(":{port:04X}");
-    let is_to = |line: &&str| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        words.len() > 3 && words[2].ends_with(&to) && words[3] == "01"
-    };
-    table.lines().skip(1).filter(is_to).count()
+    // Usage is no refusal.
+    for wrong in [
+        "aenv open",
+        "aenv open --new-window https://idp.example/ok",
+        "xdg-open",
+        "open -a Safari https://idp.example/ok",
+    ] {
+        assert_eq!(inside(&world, wrong).0, 2, "{wrong}");
+    }
+    // Long ones: as an argument, and past `aenv`.
+    let long = "python3 -c 'import webbrowser; print(webbrowser.open(\"https://idp.example/ok\" + \"x\" * LENGTH))'";
+    assert!(inside(&world, &long.replace("LENGTH", "100000")).1.contains("has 100022 bytes, and no more than 32768"));
+    let post = "import http.client, sys
+gateway = open('/etc/resolv.conf').read().split()[1]
+for body, headers in [(b'https://idp.example/ok' + b'x' * (1 << 20), {}), (b'https://idp.example/ok\\n', {}), (b'\\xff\\xfe', {}), (b'', {}),
+                      (b'https://idp.example/ok', {'Host': 'other.agent-creds'}), (b'https://idp.example/ok', {'Host': 'other.example.com'})]:
+    connection = http.client.HTTPConnection(gateway, 80)
+    try:
+        connection.request('POST', '/open', body, {'Host': 'host.agent-creds', **headers})
+        print(connection.getresponse().status)
+    except OSError:
+        print('cut')
+connection.request('GET', '/open', headers={'Host': 'host.agent-creds'})
+print(connection.getresponse().status)
+";
+    fs::write(world.path("shop/post.py"), post).unwrap();
+    let said = world.says("shop", "python3 post.py");
+    let said: Vec<_> = said.lines().collect();
+    assert_eq!(said[0], "413", "{said:?}");
+    assert_eq!(said[1..4], ["403", "403", "403"], "{said:?}");
+    assert!(said[4..].iter().all(|status| status.starts_with('4')), "{said:?}");
+    assert_eq!(opened(&world), Vec::<String>::new());
+    assert!(world.log().contains("a page was not opened: "), "{}", world.log());
 }
 
 #[test]
-fn a_browser_that_comes_and_goes_is_said_to() {
-    let mut desk = Desk::new("runc");
-    desk.configure("", &desk.app_target(""));
-    desk.launch();
-    let mut client = desk.connect(9222, "/devtools/browser");
-    let (target, session) = client.attach();
+fn the_file_switches_the_browser_on_and_off_at_once() {
+    let world = prepared("runc");
+    let open = |path: &str| inside(&world, &format!("aenv open -q https://idp.example/{path}"));
+    assert_eq!(open("ok/1"), (0, String::new()));
+    edit(&world, |text| text.replace("[sandbox]\n", "[sandbox]\nuse_host_browser = false\n"));
+    eventually("it is off", || open("ok/2").1.contains("switched off for this sandbox"));
+    edit(&world, |text| text.replace("use_host_browser = false\n", ""));
+    eventually("it is on again", || open("ok/3").0 == 0);
+    edit(&world, |text| text.replace("idp.example/ok*", "idp.example/new*"));
+    eventually("another page is allowed", || open("new").0 == 0);
+    assert_eq!(open("ok/4").0, 1);
+    // What the file suggests, works.
+    let (_, said) = open("suggested?code=s3cret");
+    let lines = said.split_once("\n\n").unwrap().1.to_owned();
+    edit(&world, |text| format!("{text}\n{lines}"));
+    eventually("it is allowed", || open("suggested?code=s3cret").0 == 0);
+    let pages = opened(&world);
+    assert!(!pages.iter().any(|page| page.ends_with("ok/2") || page.ends_with("ok/4")), "{pages:?}");
+    assert_eq!(pages.last().unwrap(), "https://idp.example/suggested?code=s3cret");
+}
 
-    // The user closes the tab while a command is under way.
-    let id = client.send(
-        Some(&session),
-        "Runtime.evaluate",
-        json!({
-            "expression": "new Promise(() => {})", "awaitPromise": true
-        }),
+#[test]
+fn a_sandbox_opens_ten_pages_in_ten_seconds_and_a_browser_that_fails_says_so() {
+    let world = prepared("runc");
+    let said = world.inside("shop", "for n in $(seq 14); do aenv open https://idp.example/ok/$n; done");
+    assert_eq!(opened(&world).len(), 10, "{said:?}");
+    assert!(said.stderr.contains("aenv: not opened: 10 pages were opened in 10 seconds"), "{said:?}");
+
+    let world = prepared("runc");
+    browser(&world, "#!/bin/sh\nexit 3\n");
+    let (status, said) = inside(&world, "aenv open https://idp.example/ok");
+    assert!(
+        status == 2
+            && said.contains("aenv: cannot be opened: no browser could be started on the host")
+            && said.contains("exit status: 3"),
+        "{status} {said}"
     );
-    client.call(Some(&session), "Runtime.evaluate", json!({"expression": "1"}));
-    let address = desk.chrome.port;
-    let close = format!("/json/close/{target}");
-    desk.tokio.block_on(crate::host::browser::ask(address, "GET", &close, &[]));
-    let answer = client.answer(id);
-    assert!(answer["error"]["message"].is_string(), "{answer}");
+    fs::remove_file(world.path("browser")).unwrap();
+    let (status, said) = inside(&world, "xdg-open 'https://idp.example/ok?redirect_uri=http://localhost:23456/'");
+    assert!(status == 2 && said.contains("No such file") && said.contains("BROWSER"), "{status} {said}");
+    // Nobody waits for what was not opened.
+    eventually("the port is closed", || TcpListener::bind("127.0.0.1:23456").is_ok());
+}
 
-    // The browser ends: so does the session, and whoever comes is told.
-    desk.chrome.end();
-    assert!(client.closed().contains("the browser is gone"));
-    desk.becomes("9222", "502");
-    let (_, why) = desk.curl("http://localhost:9222/json/version");
-    let command = format!("chromium --remote-debugging-port={} --user-data-dir=DIR", desk.chrome.port);
-    assert!(why.contains(&command), "{why}");
-
-    // Another one starts at the same port.
-    let port = desk.chrome.port;
-    desk.chrome = desk.tokio.block_on(Chromium::start_at(port));
-    desk.becomes("9222", "200");
-    desk.tokio.block_on(desk.chrome.open(&format!("{}/", desk.app.origin), "My App"));
-    let mut client = desk.connect(9222, "/devtools/browser");
-    client.attach();
+/// A port that is free on this host, outside of those that the kernel gives to anybody.
+pub(super) fn callback_port() -> u16 {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    (0_u32..200)
+        .map(|n| 12_000 + u16::try_from(random.hash_one((n, std::process::id())) % 18_000).unwrap())
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .unwrap()
 }
 
 #[test]
-fn one_sandbox_sees_nothing_of_anothers() {
-    let desk = Desk::new("runc");
-    desk.configure("", &desk.app_target(""));
-    desk.launch();
-    // Another project has no targets: the same port, the same browser, nothing to see.
-    desk.world.project("bare", "", "", &[]);
-    desk.world.says("bare", "true");
-    let mut seen = String::new();
-    eventually("its proxy listens", || {
-        seen = desk.world.exec("bare", "curl -s --max-time 20 -w '\\n%{http_code}' http://localhost:9222/json/list");
-        seen.ends_with("\n403")
+fn threats_callback_ports_are_the_sandboxs_alone_and_end_with_it() {
+    let world = prepared("runc");
+    let port = callback_port();
+    let open = |place: &str| {
+        inside(&world, &format!("aenv open 'https://idp.example/ok?redirect_uri=http://{place}/cb&state=x'"))
+    };
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    for place in ["localhost", "127.0.0.1"] {
+        let (status, said) = open(&format!("{place}:{port}"));
+        assert!(
+            status == 1 && said.contains(&format!("port {port} of the host's localhost is taken by another program")),
+            "{said}"
+        );
+    }
+    assert_eq!(opened(&world), Vec::<String>::new());
+    drop(taken);
+    let (status, said) = open(&format!("127.0.0.1:{port}"));
+    assert!(
+        status == 0 && said.contains(&format!("comes back to 127.0.0.1:{port} is carried into the sandbox")),
+        "{said}"
+    );
+    let get = |headers: &str| {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(format!("GET /cb?state=x HTTP/1.1\r\n{headers}\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(get("host: rebound.evil.example").starts_with("HTTP/1.1 421 "));
+    let answer = get(&format!("host: 127.0.0.1:{port}"));
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ")
+            && answer.contains(&format!("nothing listens on port {port} of the sandbox")),
+        "{answer}"
+    );
+    world.adev("shop", &["stop", &world.name("shop")]);
+    eventually("the port ended with the sandbox", || TcpListener::bind(("127.0.0.1", port)).is_ok());
+
+    // A later life of it has nothing of an earlier one.
+    world.says("shop", "true");
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    assert_eq!(open(&format!("localhost:{port}")).0, 0);
+    let off = |text: String| text.replace("[sandbox]\n", "[sandbox]\nuse_host_browser = false\n");
+    edit(&world, off);
+    eventually("the port is closed when the browser is switched off", || {
+        TcpListener::bind(("127.0.0.1", port)).is_ok()
     });
-    assert!(seen.contains("[[cdp_target]]"), "{seen}");
-    // What one opens itself is not there for the other, though both may open blank pages.
-    let own = desk.curl("-X PUT http://localhost:9222/json/new?about:blank").1;
-    let own: Value = serde_json::from_str(&own).unwrap();
-    let id = own["id"].as_str().unwrap();
-    let other = "[[cdp_target]]\nurl = \"http://localhost:1/*\"\n";
-    desk.world.project("bare", "", other, &[]);
-    eventually("the other one may use the browser", || {
-        seen = desk.world.exec("bare", "curl -s --max-time 20 http://localhost:9222/json/list");
-        seen == "[]"
-    });
-    let close = format!("curl -s -o /dev/null -w '%{{http_code}}' http://localhost:9222/json/close/{id}");
-    assert_eq!(desk.world.exec("bare", &close), "404");
-    assert_eq!(desk.world.exec("shop", &close), "200");
+}
+
+#[test]
+fn a_server_that_ends_closes_its_ports_and_the_next_one_opens_pages() {
+    let world = prepared("runc");
+    let port = callback_port();
+    let page = format!("https://idp.example/ok?redirect_uri=http://localhost:{port}/cb");
+    assert_eq!(inside(&world, &format!("aenv open -q '{page}'")), (0, String::new()));
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
+    world.signal_server(Signal::TERM);
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    // The sandbox goes on, and is taken up.
+    let container = world.inspect("shop", "{{.Id}} {{.State.StartedAt}}");
+    let said = world.says("shop", &format!("aenv open '{page}'"));
+    assert!(said.contains(&format!("comes back to localhost:{port}")), "{said}");
+    assert_eq!(world.inspect("shop", "{{.Id}} {{.State.StartedAt}}"), container);
+    assert_eq!(opened(&world), [page.clone(), page]);
+}
+
+/// The folder of a party, in the world.
+pub(super) fn folder(world: &World, name: &str) -> PathBuf {
+    let path = world.path(name);
+    fs::create_dir_all(&path).unwrap();
+    path
 }

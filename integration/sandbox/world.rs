@@ -159,6 +159,8 @@ impl World {
         command.env("AGENT_CREDS_HELPERS", concat!(env!("CARGO_MANIFEST_DIR"), "/target/helpers/bin"));
         command.env("STRIPE_API_KEY", STRIPE_KEY).env("OPENAI_API_KEY", OPENAI_KEY);
         command.env("ANTHROPIC_API_KEY", ANTHROPIC_KEY).env("GITHUB_KEY", GITHUB_KEY);
+        // There where a test puts one.
+        command.env("BROWSER", self.path("browser"));
         command.env("GIT_USER", "robot").env("GIT_PASSWORD", GIT_PASSWORD);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
 
 use super::server::DEADLINE;
 
@@ -86,6 +86,68 @@ impl Terminal {
             assert!(!left.is_zero(), "waited for {text:?}; all that came:\n{}", String::from_utf8_lossy(&screen));
             screen = self.screen.1.wait_timeout(screen, left).unwrap().0;
         }
+    }
+
+    /// Waits until what is on the screen now, as a person sees it, is `so`, and returns it.
+    ///
+    /// # Panics
+    /// If it is not within [`DEADLINE`], with what is there.
+    pub fn until(&self, what: &str, so: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let picture = self.picture();
+            if so(&picture) {
+                return picture;
+            }
+            assert!(Instant::now() < deadline, "waited for {what}; the screen:\n{picture}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What is on the screen now: its lines, without blanks at their ends. Programs that draw as ours do are understood, not more.
+    pub fn picture(&self) -> String {
+        let Winsize { ws_row, ws_col, .. } = tcgetwinsize(&self.keyboard).unwrap();
+        let (rows, columns) = (usize::from(ws_row), usize::from(ws_col));
+        let mut cells = vec![vec![' '; columns]; rows];
+        let (mut row, mut column) = (0_usize, 0_usize);
+        let text = self.screen();
+        let mut rest = text.chars().peekable();
+        while let Some(c) = rest.next() {
+            match c {
+                '\u{1b}' if rest.peek() == Some(&'[') => {
+                    rest.next();
+                    let mut parameters = String::new();
+                    let end = rest.by_ref().find(|c| {
+                        let is_end = ('@'..='~').contains(c);
+                        if !is_end {
+                            parameters.push(*c);
+                        }
+                        is_end
+                    });
+                    let mut numbers = parameters.split(';').map(|number| number.parse::<usize>().unwrap_or(1).max(1));
+                    match end {
+                        Some('H') => {
+                            row = numbers.next().unwrap_or(1) - 1;
+                            column = numbers.next().unwrap_or(1) - 1;
+                        }
+                        Some('J') => cells.iter_mut().flatten().for_each(|cell| *cell = ' '),
+                        _ => {}
+                    }
+                }
+                '\r' => column = 0,
+                '\n' => row += 1,
+                c if !c.is_control() => {
+                    if let Some(cell) = cells.get_mut(row).and_then(|line| line.get_mut(column)) {
+                        *cell = c;
+                    }
+                    // Of what these tests show, East Asian text is what takes two places.
+                    column += if ('\u{1100}'..'\u{2e80}').contains(&c) || c < '\u{1100}' { 1 } else { 2 };
+                }
+                _ => {}
+            }
+        }
+        let lines = cells.iter().map(|line| line.iter().collect::<String>().trim_end().to_owned() + "\n");
+        lines.collect()
     }
 
     /// All that was shown so far.

@@ -1,14 +1,17 @@
-//! `aenv`: shows, inside a sandbox, what is reachable and what each token may do; and is the sandbox's first process.
+//! `aenv`: shows, inside a sandbox, what is reachable and what each token may do; opens pages in the host's browser; and is the
+//! sandbox's first process.
 
 use std::io;
 use std::process::ExitCode;
 
 use agent_creds::cli::aenv::{Args, Surroundings, run};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    // Wrong options end the process here, with status 2.
-    let args = Args::parse();
+    let args = match Args::read(std::env::args_os().collect()) {
+        Ok(args) => args,
+        // Wrong options end the process here, with status 2.
+        Err(error) => error.exit(),
+    };
     // Not locked: the guard writes from other threads, too.
     let mut output = io::stdout();
     match run(args, &Surroundings::of_process(), &mut output) {

@@ -1,6 +1,9 @@
 //! `actl`: what a server decided, the Envoys it drives, and the secrets it may use.
 
+mod tui;
+
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,15 +11,18 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
+use super::doctor::{self, DoctorArgs};
 use super::fleet::{self, Nodes};
-use super::folders::{FolderArgs, state_dir};
+use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir};
 use super::secret::{self, SecretArgs};
 use super::status::{self, StatusArgs};
 use crate::state::{AUDIT_KEPT, AuditLog, AuditRecord};
 
 const EXAMPLES: &str = "\
 Examples:
+  actl                           all of it on a terminal: requests as they come, with keys to allow what was refused
   actl status                    is all well? (exit 1 if not: for scripts and health checks)
+  actl doctor                    what on this machine is in the way, and how to mend it
   actl log                       the last decisions: who asked for what, and what became of it
   actl log -f --denied           refusals, as they come
   actl log --sandbox shop --json -n 1000 | jq .path
@@ -31,20 +37,25 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Records read at once.
 const PAGE: u32 = 1000;
 
-/// Shows what an agent-creds server decided and which Envoys it drives, and keeps the secrets it may use.
+/// Shows what an agent-creds server decided and which Envoys it drives, and keeps the secrets it may use. Without a command, on a
+/// terminal, all of it live: sandboxes, requests, tokens, Envoys, configuration.
 #[derive(Debug, Parser)]
 #[command(name = "actl", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
     #[command(flatten)]
     folders: FolderArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say whether server, Envoy, credentials, certificates and sandboxes are well: exit 1 if not
     Status(StatusArgs),
+    /// Look at this machine for what is in the way, and say how to mend it: exit 1 when something is
+    Doctor(DoctorArgs),
     /// Show the audit log: one line for each decision on a request
     #[command(args_conflicts_with_subcommands = true)]
     Log(Log),
@@ -90,6 +101,11 @@ enum LogCommand {
     },
 }
 
+/// The command line, for its man pages.
+pub(super) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs `actl` with the arguments of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -107,16 +123,18 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Some(command) = cli.command else { return overview(cli.folders.state_dir, cli.runtime) };
     let mut out = io::stdout().lock();
-    match cli.command {
+    match command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "actl", &mut script);
             out.write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status(args) => status::run(args, cli.folders.state_dir, &mut out),
-        Command::Nodes(args) => fleet::run(&args, cli.folders.state_dir, &mut out),
+        Command::Status(args) => status::run(&args, cli.folders.state_dir, cli.runtime, &mut out),
+        Command::Doctor(args) => doctor::run(&args, cli.folders.state_dir, cli.runtime, &mut out),
+        Command::Nodes(args) => fleet::run(&args, cli.folders.state_dir, cli.runtime, &mut out),
         Command::Secret(args) => secret::run(args, &mut out),
         Command::Log(log) => {
             let folder = state_dir(cli.folders.state_dir)?;
@@ -135,6 +153,23 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What there is on a terminal; elsewhere it says what there is instead.
+fn overview(state: Option<PathBuf>, runtime: RuntimeArgs) -> anyhow::Result<ExitCode> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        let help = Cli::command().render_help();
+        write!(io::stderr(), "actl without a command needs a terminal on standard input and output.\n\n{help}")?;
+        return Ok(ExitCode::from(2));
+    }
+    let runtime_dir = absolute(&runtime_dir(runtime.runtime_dir, state.clone())?)?;
+    let state_dir = absolute(&state_dir(state)?)?;
+    tui::run(runtime_dir, state_dir, colours()).map(ExitCode::from)
+}
+
+/// Whether colours are wanted.
+fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn verify(audit: &AuditLog, as_json: bool, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let found = audit.verify()?;
     let error = found.as_ref().err().map(ToString::to_string);
@@ -151,7 +186,7 @@ fn verify(audit: &AuditLog, as_json: bool, out: &mut dyn Write) -> anyhow::Resul
 
 impl Log {
     fn show(&self, audit: &AuditLog, out: &mut dyn Write) -> anyhow::Result<()> {
-        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colours = colours();
         let sandbox = self.sandbox.as_deref();
         let mut seq = audit.before_last(self.lines, sandbox, self.denied)?;
         loop {

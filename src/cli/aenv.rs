@@ -4,13 +4,16 @@
 //! policy.json (the server's) ─ policy ─┬─ show   hosts with limits, tokens, problems
 //! environment ─────────────── tokens ──┼─ why    a request: domain::decision::foresee, and what to change (toml)
 //!                                      └─ exec   greets, and becomes a command that `signal` finds
-//! init                                           the first process
+//! open                                           a page, in the host's browser; also as `xdg-open` and the like
+//! init, forward                                  the first process; a connection from the host
 //! ```
 //!
 //! It is built without the feature `host`: small, static, and at home in any image.
 
 pub mod exec;
+pub mod forward;
 pub mod init;
+pub mod open;
 pub mod policy;
 pub mod screen;
 pub mod show;
@@ -31,13 +34,15 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::domain::names::MethodError;
 use crate::sandbox::network::guard;
 use exec::{ExecError, ExecId, SignalName};
+use forward::ForwardError;
 use init::InitError;
+use open::{Answer, OpenError};
 use policy::{PolicyError, SandboxPolicy};
 use screen::{Line, Screen, render, render_json};
 use tokens::EnvToken;
@@ -51,6 +56,7 @@ Examples:
   aenv why https://api.stripe.com/v1/charges      would a GET be refused, why, and what to change
   aenv why --method POST --token STRIPE_API_KEY https://api.stripe.com/v1/charges
   aenv why --no-token https://pypi.example/simple/
+  aenv open https://claude.ai/oauth/authorize     a page in the host's browser, if a [[browser_target]] allows it
 
 What a sandbox can reach stands in agent-creds.toml, on the host. Inside it is read-only.
 
@@ -59,6 +65,8 @@ Environment:
   AGENT_CREDS_POLICY  another file than /opt/agent-creds/policy.json
 
 Status: 0 done, or allowed; 1 refused; 2 wrong usage, or not in a sandbox.";
+
+const OPEN_STATUS: &str = "Status: 0 opened; 1 refused; 2 wrong usage, or the host cannot be asked or has no browser.";
 
 /// Shows what this sandbox can reach and what its tokens may do
 #[derive(Debug, Parser)]
@@ -94,6 +102,18 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Opens a page in the host's browser
+    ///
+    /// The host opens what a [[browser_target]] of agent-creds.toml allows, and nothing else. A sign-in that comes back to a
+    /// localhost port is carried to the program that listens on it here.
+    #[command(after_help = OPEN_STATUS)]
+    Open {
+        /// The page: http:// or https://
+        url: String,
+        /// Say nothing of what was opened
+        #[arg(long, short)]
+        quiet: bool,
+    },
     /// Prints a completion script for a shell
     Completions {
         /// Which shell
@@ -105,6 +125,12 @@ enum Verb {
     /// Is the sandbox's first process: reaps, and ends everything on SIGTERM
     #[command(hide = true)]
     Init,
+    /// Carries standard input and output to a port of localhost
+    #[command(hide = true)]
+    Forward {
+        /// The port
+        port: u16,
+    },
     /// Becomes a command that `aenv signal` can find
     #[command(hide = true)]
     Exec {
@@ -131,6 +157,29 @@ enum Verb {
         #[arg(ignore_case = true)]
         signal: SignalName,
     },
+}
+
+/// `aenv` under one of a browser's names.
+#[derive(Debug, Parser)]
+#[command(version, about = "Opens a page in the host's browser: aenv open", after_help = OPEN_STATUS)]
+struct BrowserArgs {
+    /// The page: http:// or https://
+    url: String,
+}
+
+impl Args {
+    /// Reads a command line, the program's name first: by that, `aenv` may be `xdg-open` and the like.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn read(words: Vec<OsString>) -> Result<Self, clap::Error> {
+        let Some(browser) = open::is_browser(words.first().map(OsString::as_os_str)) else {
+            return Self::try_parse_from(words);
+        };
+        let matches = BrowserArgs::command().name(browser).bin_name(browser).try_get_matches_from(words)?;
+        let BrowserArgs { url } = BrowserArgs::from_arg_matches(&matches)?;
+        Ok(Self { command: Some(Verb::Open { url, quiet: true }), json: false })
+    }
 }
 
 /// What `aenv` finds around it. It has no `Debug`: the environment holds tokens.
@@ -189,6 +238,18 @@ pub enum Failure {
     /// The method is none.
     #[error(transparent)]
     Method(#[from] MethodError),
+    /// Of `open`.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Of `open`: the host's words.
+    #[error("not opened: {0}")]
+    NotOpened(String),
+    /// Of `open`: the host's words, for what might have been opened.
+    #[error("cannot be opened: {0}")]
+    NoBrowser(String),
+    /// Of `forward`.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// Nobody reads the answer.
     #[error("cannot write the answer")]
     Output(#[from] io::Error),
@@ -199,6 +260,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Exec(error) => error.exit_code(),
+            Self::NotOpened(_) | Self::Forward(_) => ExitCode::FAILURE,
             // Not to be taken for a refusal.
             Self::Guard(_)
             | Self::Init(_)
@@ -206,6 +268,8 @@ impl Failure {
             | Self::Token(_)
             | Self::Url(_)
             | Self::Method(_)
+            | Self::Open(_)
+            | Self::NoBrowser(_)
             | Self::Output(_) => ExitCode::from(2),
         }
     }
@@ -231,6 +295,13 @@ pub fn run(args: Args, around: &Surroundings, out: &mut dyn Write) -> Result<Exi
             let question = Question { url: url.parse()?, method: method.parse()?, token };
             return explain(&question, json, around, out);
         }
+        Some(Verb::Open { url, quiet }) => match open::open(around.policy()?.host.map(|host| host.address), &url)? {
+            Answer::Opened(text) if !quiet => writeln!(out, "{text}")?,
+            Answer::Opened(_) => {}
+            Answer::Refused(text) => return Err(Failure::NotOpened(text)),
+            Answer::Failed(text) => return Err(Failure::NoBrowser(text)),
+        },
+        Some(Verb::Forward { port }) => forward::forward(port)?,
         Some(Verb::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "aenv", &mut script);

@@ -50,8 +50,6 @@ pub(super) struct Nodes {
     /// Print JSON; with --follow an object on a line of its own for each change
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,8 +69,13 @@ enum NodesCommand {
 type Client = FleetClient<Channel>;
 
 /// Runs `actl nodes`.
-pub(super) fn run(args: &Nodes, state_dir: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let folder = runtime_dir(args.runtime.runtime_dir.clone(), state_dir)?;
+pub(super) fn run(
+    args: &Nodes,
+    state_dir: Option<PathBuf>,
+    runtime: RuntimeArgs,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let folder = runtime_dir(runtime.runtime_dir, state_dir)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {

@@ -75,7 +75,8 @@ fn show(shown: &[&Issued], total: usize, now: i64, out: &mut dyn Write) -> io::R
     }
 }
 
-fn state(issued: &Issued, now: i64) -> &'static str {
+/// In one word.
+pub(super) fn state(issued: &Issued, now: i64) -> &'static str {
     if issued.revoked.is_some() {
         "revoked"
     } else if issued.token.expires.is_some_and(|end| end < now) {

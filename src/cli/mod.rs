@@ -9,6 +9,8 @@ pub mod aenv;
 pub mod caveats;
 pub mod cdp_proxy;
 #[cfg(feature = "host")]
+mod doctor;
+#[cfg(feature = "host")]
 mod fleet;
 #[cfg(feature = "host")]
 mod folders;
@@ -17,6 +19,8 @@ pub mod inspect;
 mod issued;
 #[cfg(feature = "host")]
 mod keys;
+#[cfg(feature = "host")]
+mod man;
 #[cfg(feature = "host")]
 pub mod mint;
 pub mod moment;
@@ -29,6 +33,8 @@ mod secret;
 pub mod server;
 #[cfg(feature = "host")]
 mod status;
+#[cfg(feature = "host")]
+mod tui;
 
 use std::ffi::OsString;
 
@@ -69,7 +75,12 @@ impl Environment {
 
     /// Who asks, for the log of tokens: at most 64 characters, escaped.
     pub fn issuer(&self) -> String {
+        self.issuer_by("mint")
+    }
+
+    /// The same, with the program that is used.
+    fn issuer_by(&self, program: &str) -> String {
         let user = self.user.as_deref().unwrap_or("somebody");
-        format!("{}, with mint", user.chars().take(64).flat_map(char::escape_debug).collect::<String>())
+        format!("{}, with {program}", user.chars().take(64).flat_map(char::escape_debug).collect::<String>())
     }
 }

@@ -59,6 +59,13 @@ enum Command {
     /// Show or replace the certificate authority that clients trust.
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Write man pages of all programs.
+    #[command(hide = true)]
+    Man {
+        /// The folder for them.
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -168,6 +175,11 @@ struct CaArgs {
     json: bool,
 }
 
+/// The command line, for its man pages.
+pub(super) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line of this process; what it prints and returns is all there is.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -188,6 +200,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bootstrap(args) => nodes::bootstrap(args).map(|()| ExitCode::SUCCESS),
         Command::Nodes(command) => nodes::run(command),
         Command::Ca(command) => run_ca(command),
+        Command::Man { dir } => super::man::write_all(&dir).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "agent-creds", &mut script);
@@ -202,7 +215,7 @@ const HELPERS: [&str; 3] = ["aenv", "mint", "cdp-proxy"];
 
 /// The folder of the programs for the inside of sandboxes: `AGENT_CREDS_HELPERS`, else beside this program, installed or as
 /// it was built.
-fn helpers() -> Result<PathBuf, String> {
+pub(super) fn helpers() -> Result<PathBuf, String> {
     let has_them = |folder: &PathBuf| HELPERS.iter().all(|program| folder.join(program).is_file());
     if let Some(named) = std::env::var_os("AGENT_CREDS_HELPERS").filter(|name| !name.is_empty()).map(PathBuf::from) {
         let folder = std::path::absolute(&named).unwrap_or(named);
@@ -350,7 +363,8 @@ fn sources(args: &SourceArgs) -> anyhow::Result<Sources> {
     Ok(Sources { projects, vault })
 }
 
-fn default_vault_config() -> Option<PathBuf> {
+/// The vault's file where it usually is.
+pub(super) fn default_vault_config() -> Option<PathBuf> {
     let base = xdg("XDG_CONFIG_HOME").or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
     Some(base.join("agent-creds/vault.toml"))
 }

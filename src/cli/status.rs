@@ -23,8 +23,6 @@ const CA_ENDS_SOON: i64 = 30 * 86400;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    #[command(flatten)]
-    runtime: RuntimeArgs,
     /// The project whose sandbox is meant by "this sandbox"
     #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     project: PathBuf,
@@ -80,9 +78,14 @@ struct This {
 }
 
 /// Asks the server, and says what it said.
-pub(super) fn run(args: StatusArgs, folder: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    args: &StatusArgs,
+    folder: Option<PathBuf>,
+    runtime: RuntimeArgs,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
     let state = absolute(&state_dir(folder.clone())?)?;
-    let sockets = absolute(&runtime_dir(args.runtime.runtime_dir, folder)?)?;
+    let sockets = absolute(&runtime_dir(runtime.runtime_dir, folder)?)?;
     let executor =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let asked = executor.block_on(async { tokio::time::timeout(ANSWER, ask(&sockets)).await });

@@ -43,7 +43,6 @@ fn what_the_examples_leave_commented_out_is_valid() {
     let (sandbox, gateway) = PROJECT.split_once("# ══ A gateway").unwrap();
     let sandbox = project(&uncomment(sandbox)).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(sandbox.watch, [Path::new("/p/private-ca.pem")]);
-    assert_eq!(sandbox.vault.unwrap().host.as_str(), "vault.example.com");
     assert_eq!(sandbox.cdp_targets[0].url, Some("http://localhost:3000/*".parse().unwrap()));
 
     let gateway = project(&uncomment(&format!("#{gateway}"))).unwrap_or_else(|problems| panic!("{problems}"));
@@ -83,7 +82,6 @@ fn the_examples_name_every_key() {
         "ca",
         "[gateway]",
         "listen",
-        "[vault]",
         "host",
         "[[browser_target]]",
         "url",

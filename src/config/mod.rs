@@ -10,6 +10,7 @@
 //!
 //! Parsing ([`parse_project`], [`parse_vault`]) is pure: the files a text names come through [`ReadFile`].
 
+mod amend;
 mod ca;
 mod check;
 mod diagnostic;
@@ -29,14 +30,17 @@ mod widening;
 #[cfg(test)]
 mod examples_tests;
 
+pub use amend::{AmendError, Refused, amend};
 pub use ca::ReadFile;
 pub(crate) use ca::certificates;
 pub use check::{Checked, check};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, SandboxFile, read_sandbox};
 pub use project::{
-    EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, VaultHost, parse_project,
+    EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, parse_project,
 };
+pub(crate) use reader::MAX_FILE;
+pub(crate) use source::read_file;
 pub use source::{FileId, PROJECT_FILE, Sources, VaultSource, file_id};
 pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};

@@ -11,7 +11,7 @@ use super::reader::{Item, Reader, Table, nearest};
 use super::targets::{BrowserTarget, CDP_PORT, CdpTarget};
 use super::units::{Cpus, EnvName, ImageName, Memory};
 use super::upstream::{self, Upstreams};
-use crate::domain::names::{Host, HostPattern, SandboxId};
+use crate::domain::names::{HostPattern, SandboxId};
 use crate::domain::policy::{Limits, Origin, Policy, Serving, Upstream};
 
 /// What one valid `agent-creds.toml` says.
@@ -23,8 +23,6 @@ pub struct ProjectConfig {
     pub kind: ProjectKind,
     /// What it may reach, by host.
     pub upstreams: BTreeMap<HostPattern, Upstream>,
-    /// The shared vault to use instead of the local one.
-    pub vault: Option<VaultHost>,
     /// Pages that may be opened in the host's browser.
     pub browser_targets: Vec<BrowserTarget>,
     /// Pages of the host's browser that may be driven.
@@ -115,15 +113,6 @@ pub enum EnvValue {
     },
 }
 
-/// `[vault]`: a shared vault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VaultHost {
-    /// Where it is.
-    pub host: Host,
-    /// The line of `host`.
-    pub origin: Origin,
-}
-
 impl ProjectConfig {
     /// What Envoy and the vault are to enforce; `serving` says where a sandbox is served, `None` for one that does not run.
     pub fn policy(&self, serving: Option<&Serving>) -> Option<Policy> {
@@ -157,7 +146,6 @@ impl ProjectConfig {
             id,
             kind: ProjectKind::Sandbox(SandboxConfig::default()),
             upstreams: BTreeMap::new(),
-            vault: None,
             browser_targets: Vec::new(),
             cdp_targets: Vec::new(),
             watch: Vec::new(),
@@ -192,7 +180,11 @@ fn read_root(mut root: Table<'_, '_>, folder: &Path, read: &dyn ReadFile) -> Opt
         gateway.wrong_key(format_args!("[gateway] beside [sandbox] (line {})", sandbox.origin().line), Some(hint));
     }
     let upstreams = root.optional("upstream").map(|item| upstream::read(&item, folder, read));
-    let vault = root.optional("vault").and_then(|item| read_vault(&item));
+    if let Some(vault) = root.optional("vault") {
+        // Taken silently, requests would be answered by the server's own vault.
+        let hint = "remove [vault]: the vault of the server that serves this file is used".to_owned();
+        vault.wrong_key("a shared vault cannot be used yet", Some(hint));
+    }
     let browser_targets = root.optional("browser_target");
     let cdp_targets = root.optional("cdp_target");
     for item in [&browser_targets, &cdp_targets].into_iter().flatten() {
@@ -218,7 +210,7 @@ fn read_root(mut root: Table<'_, '_>, folder: &Path, read: &dyn ReadFile) -> Opt
         None => name_of_folder(folder, &header)?,
     };
     let Upstreams { by_host, ca_files } = upstreams.unwrap_or_default();
-    Some(ProjectConfig { id, kind, upstreams: by_host, vault, browser_targets, cdp_targets, watch: ca_files, origin })
+    Some(ProjectConfig { id, kind, upstreams: by_host, browser_targets, cdp_targets, watch: ca_files, origin })
 }
 
 /// Outer `None`: no name given; inner `None`: a bad one, noted.
@@ -355,14 +347,6 @@ fn read_token(item: &Item<'_, '_>) -> Option<EnvValue> {
         upstream::read_limits(&mut table, "a token that allows nothing is of no use: remove the variable instead");
     table.finish();
     Some(EnvValue::Token { hosts: hosts?.into_iter().collect(), limits: limits? })
-}
-
-fn read_vault(item: &Item<'_, '_>) -> Option<VaultHost> {
-    let mut table = item.table()?;
-    let host = table.required("host", "\"vault.example.com\"");
-    table.finish();
-    let host = host?;
-    Some(VaultHost { origin: host.origin(), host: host.parse()? })
 }
 
 #[cfg(test)]

@@ -64,8 +64,6 @@ ca = "private-ca.pem"
 [upstream."c.example"]
 ca = "/etc/ca.pem"
 [upstream."*.s3.amazonaws.com"]
-[vault]
-host = "vault.example.com"
 [[browser_target]]
 url = "https://claude.ai/oauth/authorize*"
 [[cdp_target]]
@@ -98,7 +96,6 @@ title = "*My App*"
     assert!(project.upstreams[&host("*.s3.amazonaws.com")].ca.is_none());
     assert_eq!(project.watch, [PathBuf::from("/etc/ca.pem"), PathBuf::from("/srv/My Project/private-ca.pem")]);
 
-    assert_eq!(project.vault.as_ref().unwrap().host.as_str(), "vault.example.com");
     assert_eq!(&*project.browser_targets[0].url, "https://claude.ai/oauth/authorize*");
     assert_eq!(project.cdp_targets[0].kind.as_deref(), Some("page"));
     assert_eq!(project.cdp_targets[0].title.as_deref(), Some("*My App*"));
@@ -226,13 +223,23 @@ fn each_mistake_has_its_place_and_its_hint() {
         ),
         (
             "[[browser_target]]\nurl = \"file:///etc/passwd\"",
-            "p.toml:2:7: `file:///etc/passwd` is no web address\n    help: only pages are opened: begin with https:// or \
-             http://",
+            "p.toml:2:7: `file:///etc/passwd` matches no page: only http:// and https:// are pages of the web\n    help: write \
+             scheme, host and path, as in \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it",
         ),
         (
             "[[browser_target]]\nurl = \"https://claude.ai@evil.example/\"",
-            "p.toml:2:7: `https://claude.ai@evil.example/` has no host, or a user before it\n    help: write scheme, host and \
-             path, as in https://claude.ai/oauth/authorize*",
+            "p.toml:2:7: `https://claude.ai@evil.example/` matches no page: a URL with a user or a password before the host is \
+             never allowed\n    help: remove what stands before the `@`",
+        ),
+        (
+            "[[browser_target]]\nurl = \"https://claude.ai/oauth?client=*\"",
+            "p.toml:2:7: `https://claude.ai/oauth?client=*` matches no page: query and fragment take no part: whatever stands \
+             behind `?` and `#` is allowed with the rest\n    help: write \"https://claude.ai/oauth\"",
+        ),
+        (
+            "[[browser_target]]\nurl = \"*\"",
+            "p.toml:2:7: `*` matches no page: its host can be that of no URL\n    help: write scheme, host and path, as in \
+             \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it",
         ),
         (
             "[browser_target]\nurl = \"https://a.example/\"",
@@ -240,9 +247,8 @@ fn each_mistake_has_its_place_and_its_hint() {
         ),
         (
             "[[cdp_target]]\nurl = \"https://a.example/?x=*\"",
-            "p.toml:2:7: `https://a.example/?x=*` matches no page: a URL pattern is http:// or https://, a host, and a path; `*` \
-             stands at the beginning of a host or within one of its labels, for the port, or anywhere in the path; there is no \
-             user, query or fragment\n    help: write it as in url = \"http://localhost:3000/*\"",
+            "p.toml:2:7: `https://a.example/?x=*` matches no page: query and fragment take no part: whatever stands behind `?` and \
+             `#` is allowed with the rest\n    help: write \"https://a.example/\"",
         ),
         (
             "[[cdp_target]]\ntype = \"page\"\nport = 80",
@@ -256,9 +262,9 @@ fn each_mistake_has_its_place_and_its_hint() {
              \"*My App*\"",
         ),
         (
-            "[vault]\nhost = \"10.0.0.1\"",
-            "p.toml:2:8: `10.0.0.1` is not valid here: an IP address is not a host name (use \
-             `address = \"IP:PORT\"` under a named upstream)",
+            "[vault]\nhost = \"vault.example.com\"",
+            "p.toml:1:1: a shared vault cannot be used yet\n    help: remove [vault]: the vault of the server that serves this \
+             file is used",
         ),
         (
             "upstream = 1",

@@ -190,6 +190,14 @@ impl ReadFile for Recorder {
     }
 }
 
+/// The whole of a regular file of at most 1 MiB, as configuration files and those that they name are read.
+///
+/// # Errors
+/// When it cannot be read, is no regular file, or is longer.
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_bounded(path).map(|(bytes, _)| bytes)
+}
+
 /// The whole of a regular file of at most 1 MiB.
 fn read_bounded(path: &Path) -> io::Result<(Vec<u8>, FileId)> {
     // Without NONBLOCK, opening a named pipe would wait for its writer.

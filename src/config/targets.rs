@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::diagnostic::quoted;
 use super::reader::Item;
 use crate::domain::policy::Origin;
-use crate::domain::web::UrlPattern;
+use crate::domain::quoting::toml_string;
+use crate::domain::web::{UrlPattern, UrlPatternError};
 
 /// The longest pattern, in bytes.
 const MAX_PATTERN: usize = 2048;
@@ -22,8 +23,10 @@ const FIRST_PORT: i64 = 1024;
 /// A URL that a sandbox may open in the host's browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrowserTarget {
-    /// The URL, with `*` for any text; `http` or `https`, without user information.
+    /// As it is written.
     pub url: Arc<str>,
+    /// What it matches.
+    pub pattern: UrlPattern,
     /// The line of `url`.
     pub origin: Origin,
 }
@@ -54,7 +57,8 @@ impl BrowserTarget {
         let url = table.required("url", "\"https://claude.ai/oauth/authorize*\"");
         table.finish();
         let url = url?;
-        Some(Self { url: read_url(&url)?, origin: url.origin() })
+        let (text, pattern) = read_url(&url)?;
+        Some(Self { url: text, pattern, origin: url.origin() })
     }
 }
 
@@ -86,7 +90,7 @@ impl CdpTarget {
         Some(Self {
             kind: text(kind),
             title: text(title),
-            url: url.and_then(|url| read_url_pattern(&url)),
+            url: url.and_then(|url| read_url(&url)).map(|(_, pattern)| pattern),
             port: port.and_then(|port| read_port(&port)).unwrap_or(CDP_PORT),
             origin: item.origin(),
         })
@@ -116,16 +120,6 @@ fn read_pattern(item: &Item<'_, '_>) -> Option<Arc<str>> {
     None
 }
 
-fn read_url_pattern(item: &Item<'_, '_>) -> Option<UrlPattern> {
-    let text = read_pattern(item)?;
-    let parsed = text.parse();
-    if let Err(error) = &parsed {
-        let hint = "write it as in url = \"http://localhost:3000/*\"".to_owned();
-        item.wrong(format_args!("{} matches no page: {error}", quoted(&text)), Some(hint));
-    }
-    parsed.ok()
-}
-
 fn read_port(item: &Item<'_, '_>) -> Option<u16> {
     let number = item.integer()?;
     let port = u16::try_from(number).ok().filter(|_| number >= FIRST_PORT);
@@ -136,18 +130,27 @@ fn read_port(item: &Item<'_, '_>) -> Option<u16> {
     port
 }
 
-fn read_url(item: &Item<'_, '_>) -> Option<Arc<str>> {
+fn read_url(item: &Item<'_, '_>) -> Option<(Arc<str>, UrlPattern)> {
     let url = read_pattern(item)?;
-    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
-        let hint = "only pages are opened: begin with https:// or http://".to_owned();
-        item.wrong(format_args!("{} is no web address", quoted(&url)), Some(hint));
-        return None;
-    };
-    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
-    if authority.is_empty() || authority.contains('@') {
-        let hint = "write scheme, host and path, as in https://claude.ai/oauth/authorize*".to_owned();
-        item.wrong(format_args!("{} has no host, or a user before it", quoted(&url)), Some(hint));
-        return None;
+    match url.parse() {
+        Ok(pattern) => Some((url, pattern)),
+        Err(error) => {
+            item.wrong(format_args!("{} matches no page: {error}", quoted(&url)), Some(url_hint(&url, error)));
+            None
+        }
     }
-    Some(url)
+}
+
+fn url_hint(url: &str, error: UrlPatternError) -> String {
+    let without = |url: &str| format!("write {}", toml_string(url));
+    match error {
+        UrlPatternError::Query => without(url.split(['?', '#']).next().unwrap_or_default()),
+        UrlPatternError::Port => "write a number from 1 to 65535, or `*` for any port".to_owned(),
+        UrlPatternError::User => "remove what stands before the `@`".to_owned(),
+        UrlPatternError::Path => "write the path as the browser shows it".to_owned(),
+        UrlPatternError::Scheme | UrlPatternError::Host | UrlPatternError::Character => {
+            "write scheme, host and path, as in \"https://claude.ai/oauth/authorize*\"; `*.` before a host stands for all below it"
+                .to_owned()
+        }
+    }
 }

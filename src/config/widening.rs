@@ -30,10 +30,6 @@ pub(super) fn widening(old: &ProjectConfig, new: &ProjectConfig) -> Option<Strin
             }
         }
     }
-    let vault = |project: &ProjectConfig| project.vault.as_ref().map(|vault| vault.host.clone());
-    if vault(new) != vault(old) {
-        return Some("it would change [vault]".to_owned());
-    }
     if new.browser_targets.iter().any(|target| old.browser_targets.iter().all(|old| old.url != target.url)) {
         return Some("it would open other pages in the host's browser".to_owned());
     }
@@ -137,7 +133,6 @@ mod tests {
             (OLD.replace("memory = \"1g\"", "memory = \"1g\"\nruntime = \"runc\""), "[sandbox]"),
             (OLD.replace("a.example/*", "*"), "other pages"),
             (format!("{OLD}[[cdp_target]]\ntype = \"page\"\n"), "other tabs"),
-            (format!("{OLD}[vault]\nhost = \"v.example\"\n"), "[vault]"),
         ] {
             let found = widening(&old, &project(&new)).unwrap_or_else(|| panic!("{new}"));
             assert!(found.contains(what), "{found}: {new}");

@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::v1::control_client::ControlClient;
 use super::v1::fleet_client::FleetClient;
 use super::v1::nodes_client::NodesClient;
+use super::v1::projects_client::ProjectsClient;
 
 /// The socket's name in the runtime folder.
 pub const SOCKET: &str = "control.sock";
@@ -62,6 +63,14 @@ pub async fn connect_fleet(runtime_dir: &Path) -> Result<FleetClient<Channel>, C
 /// As [`connect`].
 pub async fn connect_nodes(runtime_dir: &Path) -> Result<NodesClient<Channel>, ConnectError> {
     channel(runtime_dir).await.map(NodesClient::new)
+}
+
+/// Connects likewise, for what it serves.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_projects(runtime_dir: &Path) -> Result<ProjectsClient<Channel>, ConnectError> {
+    channel(runtime_dir).await.map(ProjectsClient::new)
 }
 
 async fn channel(runtime_dir: &Path) -> Result<Channel, ConnectError> {

@@ -7,6 +7,7 @@ pub mod macaroon;
 pub mod names;
 pub mod needles;
 pub mod node;
+pub mod opening;
 pub mod policy;
 pub mod quoting;
 pub mod revocations;

@@ -1,4 +1,7 @@
-//! Web addresses as browsers read them, and patterns of them: what `[[cdp_target]]` is matched with.
+//! Web addresses, and patterns of them: what a sandbox may open or see in the host's browser.
+//!
+//! Both are compared in the form in which a browser has them, part by part: no `*` reaches from the host into the path, and
+//! query and fragment take no part.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,14 +9,18 @@ use std::sync::Arc;
 
 use url::Url;
 
-/// A `WebUrl` is a canonical `http` or `https` URL without user information, as the browser reads it.
+/// A `WebUrl` is a canonical `http` or `https` URL with a host and without user information, as a browser reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebUrl(Url);
 
 impl WebUrl {
-    /// The URL that `text` stands for; `None` for other schemes, for what has a user, and for what is no URL.
+    /// Reads a URL as browsers do: with what they leave out (tabs, spaces at the ends) left out.
     pub fn parse(text: &str) -> Option<Self> {
-        let url = Url::parse(text).ok()?;
+        Self::of(Url::parse(text).ok()?)
+    }
+
+    /// This URL, if it is a [`WebUrl`].
+    pub fn of(url: Url) -> Option<Self> {
         let is_web = matches!(url.scheme(), "http" | "https") && url.has_host();
         (is_web && url.username().is_empty() && url.password().is_none()).then_some(Self(url))
     }
@@ -23,9 +30,19 @@ impl WebUrl {
         self.0.origin().ascii_serialization()
     }
 
-    /// The URL as text.
+    /// The canonical text: ASCII, without spaces and control characters.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+
+    /// Its parts.
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// Without query and fragment, in which secrets may be.
+    pub fn place(&self) -> &str {
+        &self.0[..url::Position::AfterPath]
     }
 }
 
@@ -35,8 +52,11 @@ impl fmt::Display for WebUrl {
     }
 }
 
-/// A `UrlPattern` stands for web pages by scheme, host, port and path, as in `https://*.example.com/app/*`; query and fragment take
-/// no part. It is kept in these parts, so that no `*` reaches from one into another.
+/// A `UrlPattern` is a pattern of web addresses that can match some.
+///
+/// `https://*.example.com:8443/app/*`: scheme, host, port and path are matched each by itself. `*` in a host stands for text within
+/// a label, `*.` at its beginning for any names below it; in a path it stands for any text. The scheme may be left out, which
+/// means both. A pattern with a `*` right behind the host has all paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlPattern {
     /// `None` is both.
@@ -46,13 +66,31 @@ pub struct UrlPattern {
     path: Arc<str>,
 }
 
-/// Why a text is not a [`UrlPattern`]: it can match nothing.
+/// Why a text is no [`UrlPattern`]: it could match nothing, or would not match what it seems to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a URL pattern is http:// or https://, a host, and a path; `*` stands at the beginning of a host or within one of its labels, for \
-     the port, or anywhere in the path; there is no user, query or fragment"
-)]
-pub struct UrlPatternError;
+pub enum UrlPatternError {
+    /// `file:` and the like.
+    #[error("only http:// and https:// are pages of the web")]
+    Scheme,
+    /// A user before the host.
+    #[error("a URL with a user or a password before the host is never allowed")]
+    User,
+    /// A `?` or a `#`.
+    #[error("query and fragment take no part: whatever stands behind `?` and `#` is allowed with the rest")]
+    Query,
+    /// No host, or one that no URL has.
+    #[error("its host can be that of no URL")]
+    Host,
+    /// The port is no number from 1 to 65535, or `*`.
+    #[error("its port is none")]
+    Port,
+    /// A path that browsers never ask for.
+    #[error("its path can be that of no URL: browsers resolve `.` and `..`, and write `\\` as `/`")]
+    Path,
+    /// A space or a control character.
+    #[error("it has a space or a control character, which no URL has")]
+    Character,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum HostGlob {
@@ -71,8 +109,65 @@ enum PortPattern {
     Exactly(u16),
 }
 
+impl FromStr for UrlPattern {
+    type Err = UrlPatternError;
+
+    fn from_str(text: &str) -> Result<Self, UrlPatternError> {
+        use UrlPatternError::{Character, Host, Path, Port, Query, Scheme, User};
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(Character);
+        }
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (Some("http"), rest),
+            Some(("https", rest)) => (Some("https"), rest),
+            Some(("*" | "http*", rest)) => (None, rest),
+            Some((before, _)) if !before.contains(['/', '*', '?', '#']) => return Err(Scheme),
+            // `*example.com/path*`, as some write it: the star stands for the scheme. In `*.example.com` it is the host's.
+            _ => (
+                None,
+                if text.starts_with("*.") || text.starts_with("*/") { text } else { text.trim_start_matches('*') },
+            ),
+        };
+        if rest.contains(['?', '#']) {
+            return Err(Query);
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '\\']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(User);
+        }
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority, None),
+        };
+        // `https://example.com*` means its paths; a star that went on with the host would reach example.com.evil.com.
+        let (host, port, path) = match (port, path) {
+            (None, "") if host.len() > 1 && host.ends_with('*') => (&host[..host.len() - 1], None, "/*"),
+            (Some(port), "") if port.len() > 1 && port.ends_with('*') => (host, Some(&port[..port.len() - 1]), "/*"),
+            (port, "") => (host, port, "/"),
+            (port, path) => (host, port, path),
+        };
+        if host.contains(':') && !host.starts_with('[') && scheme.is_none() {
+            // `javascript:x`, `mailto:a@b`.
+            return Err(Scheme);
+        }
+        let port = match port {
+            None => PortPattern::Default,
+            Some("*") => PortPattern::Any,
+            Some(port) => match port.parse() {
+                Ok(0) | Err(_) if scheme.is_none() && !port.starts_with(|c: char| c.is_ascii_digit()) => {
+                    return Err(Scheme);
+                }
+                Ok(0) | Err(_) => return Err(Port),
+                Ok(port) => PortPattern::Exactly(port),
+            },
+        };
+        let host = HostGlob::parse(host).ok_or(Host)?;
+        Ok(Self { scheme, host, port, path: canonical_path(path).ok_or(Path)? })
+    }
+}
+
 impl UrlPattern {
-    /// Whether it stands for this page.
+    /// Whether it matches.
     pub fn matches(&self, url: &WebUrl) -> bool {
         let url = &url.0;
         let port = match self.port {
@@ -85,7 +180,7 @@ impl UrlPattern {
             && glob(&self.path, url.path())
     }
 
-    /// The origins it stands for, when its host and port have no `*`.
+    /// The origins that it names without any `*`.
     pub fn origins(&self) -> Vec<String> {
         let HostGlob::Host(host) = &self.host else { return Vec::new() };
         let port = match self.port {
@@ -102,65 +197,21 @@ impl UrlPattern {
     }
 }
 
-impl FromStr for UrlPattern {
-    type Err = UrlPatternError;
-
-    fn from_str(text: &str) -> Result<Self, UrlPatternError> {
-        let (scheme, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (Some("http"), rest),
-            Some(("https", rest)) => (Some("https"), rest),
-            Some(("*" | "http*", rest)) => (None, rest),
-            Some((before, _)) if !before.contains(['/', '*']) => return Err(UrlPatternError),
-            // `*example.com/path*`, as some write it: the star stands for the scheme. In `*.example.com` it is the host's.
-            _ => (
-                None,
-                if text.starts_with("*.") || text.starts_with("*/") { text } else { text.trim_start_matches('*') },
-            ),
-        };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        if rest.contains(['?', '#', '@', '\\']) || rest.chars().any(|c| c.is_control() || c == ' ') {
-            return Err(UrlPatternError);
-        }
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-            _ => (authority, None),
-        };
-        // `https://example.com*` means its paths; a star that went on with the host would reach example.com.evil.com.
-        let (host, port, path) = match (port, path) {
-            (None, "") if host.len() > 1 && host.ends_with('*') => (&host[..host.len() - 1], None, "/*"),
-            (Some(port), "") if port.len() > 1 && port.ends_with('*') => (host, Some(&port[..port.len() - 1]), "/*"),
-            (port, "") => (host, port, "/"),
-            (port, path) => (host, port, path),
-        };
-        let port = match port {
-            None => PortPattern::Default,
-            Some("*") => PortPattern::Any,
-            Some(port) => PortPattern::Exactly(port.parse().map_err(|_| UrlPatternError)?),
-        };
-        // As the browser has it: without dot segments, and with escapes for what is not ASCII.
-        let path = Url::parse(&format!("http://host{path}")).map_err(|_| UrlPatternError)?.path().into();
-        Ok(Self { scheme, host: HostGlob::parse(host)?, port, path })
-    }
-}
-
 impl HostGlob {
-    fn parse(text: &str) -> Result<Self, UrlPatternError> {
+    fn parse(text: &str) -> Option<Self> {
         if text == "*" {
-            return Ok(Self::Any);
+            return Some(Self::Any);
         }
         let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
         // Names are compared in the form the browser has them in: lower case, punycode, addresses in one spelling.
         let canonical = if rest.contains('*') {
             let legal = |c: char| c.is_ascii_alphanumeric() || "-.*_".contains(c);
-            rest.chars().all(legal).then(|| rest.to_ascii_lowercase())
+            let whole = rest.chars().all(legal) && rest.split('.').all(|label| !label.is_empty());
+            whole.then(|| rest.to_ascii_lowercase())
         } else {
             WebUrl::parse(&format!("http://{rest}/")).and_then(|url| Some(url.0.host_str()?.to_owned()))
         };
-        match canonical {
-            Some(host) if below => Ok(Self::Below(host.into())),
-            Some(host) => Ok(Self::Host(host.into())),
-            None => Err(UrlPatternError),
-        }
+        Some(if below { Self::Below(canonical?.into()) } else { Self::Host(canonical?.into()) })
     }
 
     fn matches(&self, host: &str) -> bool {
@@ -174,6 +225,19 @@ impl HostGlob {
             Self::Below(pattern) => host.match_indices('.').any(|(at, _)| at > 0 && same(pattern, &host[at + 1..])),
         }
     }
+}
+
+/// A path in the form that browsers ask for: what they escape, escaped.
+fn canonical_path(path: &str) -> Option<Arc<str>> {
+    let resolved = |segment: &str| {
+        let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+        segment == "." || segment == ".."
+    };
+    if path.contains('\\') || path.split('/').any(resolved) {
+        return None;
+    }
+    let url = Url::parse(&format!("http://x{path}")).ok()?;
+    Some(url.path().into())
 }
 
 /// Whether `text` is `pattern`, in which `*` stands for any text.

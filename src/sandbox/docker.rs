@@ -22,6 +22,8 @@ use std::fmt;
 use std::time::Duration;
 
 use bollard::ClientVersion;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 pub use self::containers::{ContainerEvent, ContainerState, EventKind, Found, FoundContainer};
 pub use self::error::DockerError;
@@ -49,6 +51,19 @@ const SLOW: Duration = Duration::from_secs(90);
 pub struct Docker {
     api: bollard::Docker,
     wire: Wire,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its version, as `20.10.24`.
+    pub version: String,
+    /// The runtimes that it knows, by name.
+    pub runtimes: BTreeSet<String>,
+    /// Its time, in Unix seconds, if it says.
+    pub time: Option<i64>,
+    /// Whether it runs without root.
+    pub rootless: bool,
 }
 
 impl fmt::Debug for Docker {
@@ -81,6 +96,22 @@ impl Docker {
         };
         let api = api.map_err(|error| DockerError::of("connect", error))?;
         Ok(Self { api, wire: wire.speaking(spoken) })
+    }
+
+    /// What the engine says of itself.
+    ///
+    /// # Errors
+    /// When Docker does not answer.
+    pub async fn about(&self) -> Result<About, DockerError> {
+        let info = within(QUICK, "ask Docker about itself", self.api.info()).await?;
+        let time = info.system_time.as_deref();
+        let time = time.and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok()).map(OffsetDateTime::unix_timestamp);
+        Ok(About {
+            version: error::clean(&info.server_version.unwrap_or_default()),
+            runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
+            time,
+            rootless: info.security_options.iter().flatten().any(|option| option == "name=rootless"),
+        })
     }
 
     /// The runtimes that Docker knows, by name.

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::control::v1::event::Kind;
 use crate::control::v1::{ConfigChange, DnsQuery, Event, Notice, Request};
+use crate::domain::decision::{Denial, Offer};
 use crate::domain::names::SandboxId;
 use crate::vault::{Observation, Observer};
 
@@ -25,10 +27,35 @@ const MAX_TEXT: usize = 300;
 /// The events of all sandboxes.
 #[derive(Debug)]
 pub(super) struct Activity {
-    /// Whether any sandbox is registered: requests of gateways cost one load.
+    /// Whether any sandbox is registered: requests of gateways cost two loads while nobody watches them.
     some: AtomicBool,
     kept: Mutex<HashMap<String, Kept>>,
     live: broadcast::Sender<Arc<Event>>,
+    /// The last refusals of gateways.
+    refusals: Mutex<VecDeque<Arc<Event>>>,
+    /// Whether somebody may be watching gateways.
+    gateways_watched: AtomicBool,
+    gateways: broadcast::Sender<Arc<Event>>,
+}
+
+/// What comes from now on.
+#[derive(Debug)]
+pub(super) struct Following {
+    sandboxes: broadcast::Receiver<Arc<Event>>,
+    gateways: Option<broadcast::Receiver<Arc<Event>>>,
+}
+
+impl Following {
+    /// The next event, as [`broadcast::Receiver::recv`].
+    pub(super) async fn recv(&mut self) -> Result<Arc<Event>, RecvError> {
+        match &mut self.gateways {
+            None => self.sandboxes.recv().await,
+            Some(gateways) => tokio::select! {
+                event = self.sandboxes.recv() => event,
+                event = gateways.recv() => event,
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -49,9 +76,17 @@ pub(super) enum Level {
 impl Activity {
     pub(super) fn new() -> Self {
         let (live, _) = broadcast::channel(BACKLOG);
+        let (gateways, _) = broadcast::channel(BACKLOG);
         // The server's own events have a place under the empty name.
         let kept = HashMap::from([(String::new(), Kept::default())]);
-        Self { some: AtomicBool::new(false), kept: Mutex::new(kept), live }
+        Self {
+            some: AtomicBool::new(false),
+            kept: Mutex::new(kept),
+            live,
+            refusals: Mutex::default(),
+            gateways_watched: AtomicBool::new(false),
+            gateways,
+        }
     }
 
     /// From now on events of this sandbox are kept.
@@ -93,22 +128,43 @@ impl Activity {
         self.record(sandbox.as_str(), Kind::Dns(query));
     }
 
-    /// The last `replay` events of a sandbox, or of all, oldest first, and those that come from now on.
-    pub(super) fn watch(&self, sandbox: &str, replay: usize) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+    /// The last `replay` events of a sandbox, or of all, oldest first, and those that come from now on; with `gateways` also
+    /// theirs.
+    pub(super) fn watch(&self, sandbox: &str, replay: usize, gateways: bool) -> (Vec<Arc<Event>>, Following) {
+        let refusals = gateways.then(|| self.refusals.lock().unwrap_or_else(PoisonError::into_inner));
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that no event falls between.
-        let live = self.live.subscribe();
+        // Under the locks, so that no event falls between.
+        let following =
+            Following { sandboxes: self.live.subscribe(), gateways: gateways.then(|| self.gateways.subscribe()) };
+        self.gateways_watched.fetch_or(gateways, Ordering::AcqRel);
         let chosen = kept.iter().filter(|(name, _)| sandbox.is_empty() || *name == sandbox);
         let mut events: Vec<_> = chosen.flat_map(|(_, kept)| kept.events.iter().cloned()).collect();
-        drop(kept);
+        let of_gateways = refusals.iter().flat_map(|refusals| refusals.iter());
+        events.extend(of_gateways.filter(|event| sandbox.is_empty() || event.sandbox == sandbox).cloned());
+        drop((kept, refusals));
         events.sort_by_key(|event| event.time_ms);
         let from = events.len().saturating_sub(replay);
-        (events.split_off(from), live)
+        (events.split_off(from), following)
+    }
+
+    /// A request of a gateway, of which only the refused ones are kept, and nothing is counted.
+    fn record_of_gateway(&self, event: Event, refused: bool) {
+        let event = Arc::new(event);
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused {
+            if refusals.len() == KEPT {
+                refusals.pop_front();
+            }
+            refusals.push_back(Arc::clone(&event));
+        }
+        // Under the lock: who begins to watch either finds it among the kept ones or is sent it.
+        if self.gateways.send(event).is_err() {
+            self.gateways_watched.store(false, Ordering::Release);
+        }
     }
 
     fn record(&self, sandbox: &str, kind: Kind) {
         let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // A sandbox that is gone may still have a request under way.
         let Some(kept) = all.get_mut(sandbox) else { return };
         if let Kind::Request(request) = &kind {
             kept.requests += 1;
@@ -126,22 +182,50 @@ impl Activity {
 
 impl Observer for Activity {
     fn observe(&self, observation: Observation<'_>) {
-        if !self.some.load(Ordering::Acquire) {
+        let refused = observation.refused.is_some();
+        let is_sandbox = self.some.load(Ordering::Acquire) && {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.contains_key(observation.sandbox)
+        };
+        if !is_sandbox && !refused && !self.gateways_watched.load(Ordering::Acquire) {
             return;
         }
-        let path = observation.target.split(['?', '#']).next().unwrap_or_default();
-        self.record(
-            observation.sandbox,
-            Kind::Request(Request {
-                host: observation.host.to_owned(),
-                method: shown(observation.method),
-                path: shown(path),
-                allowed: observation.refused.is_none(),
-                reason: observation.refused.map(ToString::to_string).unwrap_or_default(),
-                credential: observation.credential.is_some(),
-            }),
-        );
+        let kind = Kind::Request(request(&observation));
+        if is_sandbox {
+            self.record(observation.sandbox, kind);
+        } else {
+            let sandbox = observation.sandbox.to_owned();
+            self.record_of_gateway(Event { time_ms: now_ms(), sandbox, kind: Some(kind) }, refused);
+        }
     }
+}
+
+fn request(observation: &Observation<'_>) -> Request {
+    let path = observation.target.split(['?', '#']).next().unwrap_or_default();
+    let remedy = observation.remedy;
+    let editable = matches!(
+        observation.refused,
+        Some(Denial::UnknownUpstream(_) | Denial::LimitMethod { .. } | Denial::LimitPath { .. })
+    ) && remedy.is_some_and(|remedy| matches!(remedy.offer, Some(Offer::Toml { .. })));
+    Request {
+        host: observation.host.to_owned(),
+        method: shown(observation.method),
+        path: shown(path),
+        allowed: observation.refused.is_none(),
+        reason: observation.refused.map(ToString::to_string).unwrap_or_default(),
+        credential: observation.credential.is_some(),
+        token: observation.token.map(|id| id.to_string()).unwrap_or_default(),
+        latency_us: u64::try_from(observation.latency.as_micros()).unwrap_or(u64::MAX),
+        help: remedy.map(|remedy| remedy.say.clone()).unwrap_or_default(),
+        offer: remedy.and_then(|remedy| remedy.offer.as_ref()).map(Offer::text).unwrap_or_default(),
+        editable,
+        exact_path: if editable && is_plain(path) { path.to_owned() } else { String::new() },
+    }
+}
+
+/// Printable ASCII of a bounded length.
+fn is_plain(text: &str) -> bool {
+    text.len() <= MAX_TEXT && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Somebody else's text: escaped, and cut.
@@ -165,6 +249,7 @@ pub(super) fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::decision::Remedy;
 
     #[test]
     fn somebody_elses_text_is_escaped_and_cut() {
@@ -192,6 +277,7 @@ mod tests {
             decision: "allow",
             reason: "token",
             refused: None,
+            remedy: None,
             credential: Some("a.example"),
             latency: std::time::Duration::ZERO,
         });
@@ -216,11 +302,11 @@ mod tests {
         request(&activity, "elsewhere", "/x");
         request(&activity, "one", &format!("/\u{1b}[31m\n{}", "x".repeat(5000)));
         assert_eq!(activity.counts(&one), (KEPT as u64 + 8, 0));
-        let (all, _) = activity.watch("one", usize::MAX);
+        let (all, _) = activity.watch("one", usize::MAX, false);
         assert_eq!((all.len(), path(&all[0])), (KEPT, "/8"));
         let last = path(&all[KEPT - 1]);
         assert!(last.starts_with("/\\u{1b}[31m\\nxxx") && last.chars().count() < MAX_TEXT + 20, "{last}");
-        assert_eq!(activity.watch("", 3).0.len(), 3);
+        assert_eq!(activity.watch("", 3, false).0.len(), 3);
     }
 
     #[test]
@@ -229,10 +315,57 @@ mod tests {
         let one: SandboxId = "one".parse().unwrap();
         activity.register(&one);
         request(&activity, "one", "/1");
-        let (replayed, mut live) = activity.watch("one", 10);
+        let (replayed, mut live) = activity.watch("one", 10, false);
         request(&activity, "one", "/2");
         assert_eq!(replayed.iter().map(|event| path(event)).collect::<Vec<_>>(), ["/1"]);
-        assert_eq!(path(&live.try_recv().unwrap()), "/2");
-        assert!(live.try_recv().is_err());
+        assert_eq!(path(&live.sandboxes.try_recv().unwrap()), "/2");
+        assert!(live.sandboxes.try_recv().is_err());
+    }
+
+    #[test]
+    fn of_gateways_only_refusals_are_kept_and_all_are_sent_to_those_who_ask() {
+        let activity = Activity::new();
+        let refuse = |target: &str| {
+            let denial = Denial::LimitPath { host: "a.example".parse().unwrap(), path: target.to_owned() };
+            let offer = Offer::Toml { section: "[x]".into(), lines: vec!["y".into()] };
+            let remedy = Remedy { say: "write".into(), offer: Some(offer) };
+            activity.observe(Observation {
+                sandbox: "gate",
+                host: "a.example",
+                method: "GET",
+                target,
+                token: None,
+                decision: "deny",
+                reason: "limit_path",
+                refused: Some(&denial),
+                remedy: Some(&remedy),
+                credential: None,
+                latency: std::time::Duration::ZERO,
+            });
+        };
+        request(&activity, "gate", "/unseen");
+        for n in 0..KEPT + 2 {
+            refuse(&format!("/{n}?x"));
+        }
+        let (without, mut not_theirs) = activity.watch("", usize::MAX, false);
+        let (kept, mut live) = activity.watch("", usize::MAX, true);
+        assert_eq!((without.len(), kept.len(), path(&kept[0])), (0, KEPT, "/2"));
+        assert!(activity.watch("another", usize::MAX, true).0.is_empty());
+        request(&activity, "gate", "/seen");
+        refuse("/\u{1b}");
+        assert_eq!(path(&live.gateways.as_mut().unwrap().try_recv().unwrap()), "/seen");
+        let event = live.gateways.as_mut().unwrap().try_recv().unwrap();
+        assert_eq!(path(&event), "/\\u{1b}");
+        let Some(Kind::Request(refused)) = &event.kind else { panic!() };
+        assert_eq!(
+            (&*refused.help, &*refused.offer, refused.editable, &*refused.exact_path),
+            ("write", "[x]\ny\n", true, "")
+        );
+        let Some(Kind::Request(refused)) = &kept[1].kind else { panic!() };
+        assert_eq!(refused.exact_path, "/3");
+        assert!(not_theirs.sandboxes.try_recv().is_err());
+        drop(live);
+        request(&activity, "gate", "/nobody");
+        assert!(!activity.gateways_watched.load(Ordering::Acquire));
     }
 }

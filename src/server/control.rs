@@ -1,6 +1,7 @@
 //! The control API (`proto/agentcreds/v1`): what `adev` and `actl` ask of this server.
 
 mod nodes;
+mod projects;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -93,9 +94,9 @@ impl Control for ControlService {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Answer> {
-        let WatchRequest { name, replay, no_follow } = request.into_inner();
+        let WatchRequest { name, replay, no_follow, gateways } = request.into_inner();
         let replay = usize::try_from(replay).unwrap_or(usize::MAX);
-        let (events, mut live) = self.activity.watch(&name, replay);
+        let (events, mut live) = self.activity.watch(&name, replay, gateways);
         let (tx, rx) = mpsc::channel(BACKLOG);
         tokio::spawn(async move {
             for event in events {

@@ -344,6 +344,16 @@ fn fixed(composed: &Credential<ProviderRef>, redact: bool, environment: &Environ
 }
 
 /// What of `vault` is missing in the environment, or cannot be sent.
+/// The variables of the server's environment that hold secrets.
+pub(super) fn secret_variables(vault: &VaultConfig) -> Vec<String> {
+    let providers = vault.credentials.values().flat_map(|config| config.kind.providers());
+    let named = providers.filter_map(|provider| match provider {
+        ProviderRef::Env { name } => Some(name.as_str().to_owned()),
+        _ => None,
+    });
+    NOT_FOR_PROGRAMS.iter().map(|name| (*name).to_owned()).chain(named).collect()
+}
+
 pub(super) fn missing(vault: &VaultConfig, environment: &Environment) -> Vec<Diagnostic> {
     let problems = vault.credentials.iter().filter_map(|(host, config)| {
         let (message, hint) = match composed(&config.kind) {

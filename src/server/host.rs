@@ -29,6 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::views::Views;
+use super::browser::Browser;
 use super::sandboxes::Servings;
 use crate::config::Loaded;
 use crate::domain::names::{Instance, SandboxId};
@@ -57,6 +58,8 @@ struct Shared {
     loaded: watch::Receiver<Arc<Loaded>>,
     /// Where the host's Chrome listens.
     chrome: String,
+    /// Opens pages in the host's browser.
+    browser: Browser,
     lives: Mutex<HashMap<SandboxId, Arc<Life>>>,
 }
 
@@ -76,8 +79,13 @@ pub(super) struct Caller {
 
 impl HostServices {
     /// For the sandboxes of `servings`, by what `loaded` says of them.
-    pub(super) fn new(servings: Servings, loaded: watch::Receiver<Arc<Loaded>>, chrome: String) -> Self {
-        Self(Arc::new(Shared { servings, loaded, chrome, lives: Mutex::default() }))
+    pub(super) fn new(
+        servings: Servings,
+        loaded: watch::Receiver<Arc<Loaded>>,
+        chrome: String,
+        browser: Browser,
+    ) -> Self {
+        Self(Arc::new(Shared { servings, loaded, chrome, browser, lives: Mutex::default() }))
     }
 
     /// Serves until `stopping`, and follows the configuration meanwhile.
@@ -87,7 +95,10 @@ impl HostServices {
         tokio::pin!(stopped);
         loop {
             tokio::select! {
-                () = &mut stopped => return,
+                () = &mut stopped => {
+                    self.0.browser.end();
+                    return;
+                }
                 changed = loaded.changed() => {
                     if changed.is_err() {
                         // The watch of the configuration ended; its own task says so.
@@ -133,7 +144,7 @@ impl HostServices {
             return text(StatusCode::SERVICE_UNAVAILABLE, full);
         };
         match authority(request.headers()) {
-            Some((HOST_NAME, _)) => services::answer(&request, &caller),
+            Some((HOST_NAME, _)) => services::answer(request, &caller, &self.0.browser).await,
             Some((_, port)) => self.browser(request, &life, port, permit).await,
             None => text(StatusCode::BAD_REQUEST, "a request needs one Host\n"),
         }

@@ -43,13 +43,13 @@ use super::issuing::Issuing;
 use super::status::Status;
 use crate::config::{Diagnostics, Loaded, ProjectConfig, ProjectKind, SourceChange, SourceChangeKind};
 use crate::control::v1;
-use crate::domain::names::SandboxId;
+use crate::domain::names::{Instance, SandboxId};
 use crate::domain::policy::Serving;
 use crate::sandbox::dns::Zone;
 use crate::sandbox::docker::{Docker, DockerError};
 use crate::sandbox::network::NetKey;
 use crate::sandbox::spec::{SandboxLabels, ServerId};
-use crate::shutdown::Trigger;
+use crate::shutdown::{Shutdown, Trigger};
 
 /// Where each sandbox that runs is served: what makes its project a policy.
 pub(super) type Servings = Arc<ArcSwap<HashMap<SandboxId, Serving>>>;
@@ -128,7 +128,7 @@ struct Running {
     serving: Serving,
     inside: Inside,
     zone: watch::Sender<Arc<Zone>>,
-    /// Stops its DNS responder.
+    /// Fired when its life ends: stops its DNS responder, and closes its callback ports.
     dns: Trigger,
     secrets: Secrets,
     started: i64,
@@ -144,6 +144,17 @@ struct Live {
     project: Option<Arc<ProjectConfig>>,
     problems: Vec<String>,
     restart_needed: Vec<String>,
+}
+
+/// One life of a sandbox that runs.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// The container's id.
+    pub(super) container: String,
+    /// "uid:gid"
+    pub(super) user: String,
+    /// Fired when it ends.
+    pub(super) ends: Shutdown,
 }
 
 /// What `/metrics` tells of sandboxes.
@@ -256,6 +267,13 @@ impl Sandboxes {
             return missing.clone();
         }
         self.docker().await.err().map(|error| docker_fault(&error)).unwrap_or_default()
+    }
+
+    /// This life of a sandbox, if it still is.
+    pub(super) fn life(&self, id: &SandboxId, instance: &Instance) -> Option<Life> {
+        let running = self.find(id.as_str())?.running().filter(|running| running.serving.instance == *instance)?;
+        let user = format!("{}:{}", running.labels.uid, running.labels.gid);
+        Some(Life { container: running.container.clone(), user, ends: running.dns.subscribe() })
     }
 
     fn describe(&self, slot: &Slot) -> v1::Sandbox {

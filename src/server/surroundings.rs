@@ -50,7 +50,11 @@ fn try_port(listen: SocketAddr) -> std::io::Result<()> {
     }
 }
 
-pub(super) fn system_ca(named: Option<&Path>) -> anyhow::Result<TrustedCa> {
+/// The CAs that upstreams are checked with: the file that is named, else the system's.
+///
+/// # Errors
+/// When there are none.
+pub(crate) fn system_ca(named: Option<&Path>) -> anyhow::Result<TrustedCa> {
     let file = match named {
         Some(file) => file.to_owned(),
         None => SYSTEM_CA_FILES.iter().map(PathBuf::from).find(|file| file.is_file()).with_context(|| {

@@ -13,7 +13,7 @@ use super::metrics::VaultMetrics;
 use super::secrets::{Credentials, Prepared};
 use super::server_name::Unread;
 use super::{nodes, reflection, refusal, request, response};
-use crate::domain::decision::{AccessRequest, Decision, Denial, Rules, decide, remedy};
+use crate::domain::decision::{AccessRequest, Decision, Denial, Remedy, Rules, decide, remedy};
 use crate::domain::holding::Holding;
 use crate::domain::macaroon::TokenId;
 use crate::domain::node::NodeIdentity;
@@ -49,6 +49,8 @@ pub struct Observation<'a> {
     pub reason: &'static str,
     /// Why it was refused, for people.
     pub refused: Option<&'a Denial>,
+    /// What would allow it.
+    pub remedy: Option<&'a Remedy>,
     /// The name of the credential that was put in: the host or the pattern of `vault.toml`.
     pub credential: Option<&'a str>,
     /// How long it took to decide.
@@ -130,7 +132,11 @@ impl Vault {
         let AccessRequest { sandbox, host, .. } = asked.access;
         // A label for each of the hosts that an agent may name would be one too many.
         let upstream = if asked.is_by_server_name { state.rules.upstream(sandbox, host).unwrap_or("") } else { host };
-        let tell = |decision, reason, token: Option<TokenId>, refused: Option<&Denial>, credential: Option<&str>| {
+        let tell = |decision,
+                    reason,
+                    token: Option<TokenId>,
+                    refused: Option<(&Denial, &Remedy)>,
+                    credential: Option<&str>| {
             if let Some(observer) = &self.observer {
                 let AccessRequest { sandbox, host, method, target, .. } = asked.access;
                 let latency = started.elapsed();
@@ -142,7 +148,8 @@ impl Vault {
                     token,
                     decision,
                     reason,
-                    refused,
+                    refused: refused.map(|(denial, _)| denial),
+                    remedy: refused.map(|(_, remedy)| remedy),
                     credential,
                     latency,
                 });
@@ -179,8 +186,9 @@ impl Vault {
             Decision::Deny(denial) => denial,
         };
         let token = denial.is_after_verification().then(|| asked.access.token.id(&state.rules.prefix)).flatten();
-        tell("deny", denial.reason(), token, Some(&denial), None);
         let access = &asked.access;
+        let remedy = remedy(&state.rules, access, &denial);
+        tell("deny", denial.reason(), token, Some((&denial, &remedy)), None);
         // The label is the upstream's name only if it is one of ours: Envoy may still be asking for one just removed.
         let upstream = if matches!(denial, Denial::UnknownUpstream(_)) { "" } else { upstream };
         self.count(upstream, "deny", denial.reason());
@@ -190,7 +198,6 @@ impl Vault {
             reason = denial.reason(),
             "refused a request"
         );
-        let remedy = remedy(&state.rules, access, &denial);
         Ok(response::deny(refusal::write(asked.reader().shape(access.host), &denial, &remedy)))
     }
 

@@ -126,7 +126,7 @@ async fn watch(place: Place, mut client: Client, name: String, notices: mpsc::Se
         let _ = notices.try_send(format!("{dim}[agent-creds] {text}{end}"));
     };
     loop {
-        let request = WatchRequest { name: name.clone(), replay: 0, no_follow: false };
+        let request = WatchRequest { name: name.clone(), replay: 0, no_follow: false, gateways: false };
         if let Ok(events) = client.watch(request).await {
             let mut events = events.into_inner();
             while let Ok(Some(event)) = events.message().await {

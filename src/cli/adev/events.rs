@@ -49,7 +49,7 @@ impl Logs {
                 known || self.follow,
                 "there is no sandbox {name}: `adev list` shows those there are, `adev logs -f` waits for this one"
             );
-            let request = WatchRequest { name, replay: self.lines, no_follow: !self.follow };
+            let request = WatchRequest { name, replay: self.lines, no_follow: !self.follow, gateways: false };
             let events = client.watch(request).await;
             anyhow::Ok(events.map_err(|status| LaunchError::of_call("get the events", &status))?.into_inner())
         };
@@ -109,7 +109,7 @@ pub(super) fn as_text(event: &Event, colours: bool) -> String {
 }
 
 fn request_line(request: &Request) -> String {
-    let Request { host, method, path, allowed, reason, credential } = request;
+    let Request { host, method, path, allowed, reason, credential, .. } = request;
     let what = format!("{} {}{}", printable(method), printable(host), printable(path));
     match (allowed, credential) {
         (false, _) => format!("{what}: {}", printable(reason)),
@@ -134,7 +134,7 @@ pub(super) fn as_json(event: &Event) -> String {
     let mut object = json!({ "time": time_of(event), "sandbox": event.sandbox });
     let more = match &event.kind {
         None => return String::new(),
-        Some(Kind::Request(Request { host, method, path, allowed, reason, credential })) => json!({
+        Some(Kind::Request(Request { host, method, path, allowed, reason, credential, .. })) => json!({
             "kind": "request", "host": host, "method": method, "path": path, "allowed": allowed,
             "reason": reason, "credential": credential,
         }),

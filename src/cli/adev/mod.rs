@@ -152,6 +152,11 @@ struct ProjectArgs {
     config: Option<PathBuf>,
 }
 
+/// The command line, for its man pages.
+pub(super) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line of this process; what it prints and returns is all there is.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

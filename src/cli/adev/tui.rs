@@ -9,28 +9,22 @@
 //! The screen has a thread of its own, since writing to a terminal may block for as long as it is stopped.
 
 mod app;
-mod entry;
 mod feed;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::io::{self, IsTerminal};
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use ratatui::DefaultTerminal;
-use ratatui::backend::CrosstermBackend;
-use ratatui::crossterm::cursor::Show;
-use ratatui::crossterm::event::{self, Event as TerminalEvent};
-use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::event;
+use ratatui::crossterm::terminal::disable_raw_mode;
 use tokio::sync::mpsc;
 
 use self::app::{Action, Input};
 use self::feed::Feed;
+use crate::cli::tui::{Screen, key, now_ms};
 use crate::launch::{Caught, Client, Signals};
 
 pub(super) use self::app::App;
@@ -99,7 +93,7 @@ fn show(mut app: App, mut inputs: mpsc::Receiver<Input>, stops: &mpsc::Sender<St
     loop {
         app.on(Input::Tick(now_ms()));
         screen.terminal.draw(|frame| view::draw(&app, frame))?;
-        let mut next = if event::poll(GLANCE)? { key(&event::read()?) } else { None };
+        let mut next = if event::poll(GLANCE)? { key(&event::read()?).map(Input::Key) } else { None };
         // However much comes, it is drawn, and keys are looked for.
         for _ in 0..WAITING {
             if next.is_none() {
@@ -120,64 +114,5 @@ fn show(mut app: App, mut inputs: mpsc::Receiver<Input>, stops: &mpsc::Sender<St
                 None => {}
             }
         }
-    }
-}
-
-fn key(event: &TerminalEvent) -> Option<Input> {
-    match event {
-        TerminalEvent::Key(key) => Some(Input::Key(*key)),
-        // A new size is seen when drawing.
-        _ => None,
-    }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Whether the terminal is ours now: what a panic has to undo.
-static ENTERED: AtomicBool = AtomicBool::new(false);
-
-/// The terminal, as long as it is ours.
-struct Screen {
-    // Dropped in this order: the first shows the cursor again, the second does the rest.
-    terminal: DefaultTerminal,
-    _restore: Restore,
-}
-
-/// Puts the terminal back, also when entering fails half way.
-struct Restore;
-
-impl Screen {
-    fn enter() -> io::Result<Self> {
-        static HOOK: Once = Once::new();
-        HOOK.call_once(|| {
-            let before = std::panic::take_hook();
-            // Before the panic's message, which would be lost with the screen.
-            std::panic::set_hook(Box::new(move |panic| {
-                leave();
-                before(panic);
-            }));
-        });
-        ENTERED.store(true, Ordering::SeqCst);
-        let restore = Restore;
-        enable_raw_mode()?;
-        execute!(io::stdout(), EnterAlternateScreen)?;
-        Ok(Self { terminal: ratatui::Terminal::new(CrosstermBackend::new(io::stdout()))?, _restore: restore })
-    }
-}
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        leave();
-    }
-}
-
-/// Once for each time it was entered. A terminal that is gone needs nothing.
-fn leave() {
-    if ENTERED.swap(false, Ordering::SeqCst) {
-        let _ = disable_raw_mode();
-        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, timeout};
 use tonic::{Request, Response, Status as Answer};
 
+use super::projects::ProjectsService;
 use crate::config::{Loaded, SourceChange, SourceChangeKind};
 use crate::control::v1::fleet_server::Fleet as Service;
 use crate::control::v1::{
@@ -47,6 +48,11 @@ impl Service for FleetService {
 }
 
 impl FleetService {
+    /// What is served through them.
+    pub(in crate::server) fn projects(&self) -> ProjectsService {
+        ProjectsService { status: Arc::clone(&self.status) }
+    }
+
     fn list(&self, request: &ListNodesRequest) -> ListNodesResponse {
         let (generation, _) = self.status.in_force();
         let asked: BTreeSet<&str> = request.ids.iter().map(String::as_str).collect();

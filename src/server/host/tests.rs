@@ -9,6 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::config::{ProjectConfig, parse_project};
 use crate::domain::policy::Serving;
+use crate::host::metrics::BrowserMetrics;
+use crate::server::activity::Activity;
+use crate::server::browser::BrowserParts;
+use crate::server::sandboxes::DockerHost;
 use crate::shutdown;
 
 const FILE: &str = "[[cdp_target]]\nurl = \"http://localhost:3000/*\"\n";
@@ -44,7 +48,15 @@ impl World {
         let servings = Arc::new(ArcSwap::from_pointee(HashMap::from(servings)));
         let (loaded, receiver) = watch::channel(loaded_of(Vec::new()));
         // Nothing listens there.
-        let services = HostServices::new(Arc::clone(&servings), receiver, "127.0.0.1:1".to_owned());
+        let browser = Browser::new(BrowserParts {
+            lives: Box::new(|_, _| None),
+            activity: Arc::new(Activity::new()),
+            docker_host: DockerHost::default(),
+            loaded: receiver.clone(),
+            browser: None,
+            metrics: BrowserMetrics::register(&prometheus::Registry::new()).unwrap(),
+        });
+        let services = HostServices::new(Arc::clone(&servings), receiver, "127.0.0.1:1".to_owned(), browser);
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("host.sock");
         let (stop, stopping) = shutdown::channel();

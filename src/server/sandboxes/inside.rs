@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ca.pem`, `cacerts.jks` | the CA to trust, for everything but Java and for Java |
 //! | `policy.json` | what may be reached, for `aenv` |
+//! | `bin/` | `xdg-open` and what else browsers are called: links to `aenv`, first in `PATH` |
 //! | `resolv.conf` | our DNS responder, mounted at `/etc/resolv.conf` |
 //!
 //! Files are replaced by renaming, so that a reader inside sees the old one or the new one; but for `resolv.conf`, which is
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -21,7 +22,9 @@ use serde::Serialize;
 use crate::config::{Diagnostic, ProjectConfig};
 use crate::domain::macaroon::TokenPrefix;
 use crate::domain::names::{Instance, SandboxId};
+use crate::domain::opening::BROWSERS;
 use crate::pki::Ca;
+use crate::sandbox::spec::body::HELPERS;
 
 /// The port of plain HTTP: at the gateway, as at any address, it leads to the sandbox's listener.
 const HTTP: u16 = 80;
@@ -103,7 +106,22 @@ impl Inside {
         // The folder above is private; in the sandbox, anybody reads this one.
         fs::set_permissions(&self.folder, Permissions::from_mode(0o755))?;
         self.replace("resolv.conf", format!("nameserver {gateway}\noptions timeout:2 attempts:2\n").as_bytes())?;
+        self.browsers()?;
         self.trust(trust)
+    }
+
+    /// Makes the links by which programs find a browser.
+    fn browsers(&self) -> io::Result<()> {
+        let bin = self.folder.join("bin");
+        fs::create_dir_all(&bin)?;
+        fs::set_permissions(&bin, Permissions::from_mode(0o755))?;
+        for name in BROWSERS {
+            match symlink(format!("{HELPERS}/aenv"), bin.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Writes the CA.

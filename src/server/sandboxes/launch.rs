@@ -23,6 +23,7 @@ use crate::config::{
 use crate::control::v1::launch_event::Event as Step;
 use crate::control::v1::{self, DnsQuery, LaunchEvent, LaunchRequest};
 use crate::domain::names::{HostPattern, Instance, SandboxId};
+use crate::domain::opening::BROWSERS;
 use crate::domain::policy::Serving;
 use crate::sandbox::dns::{Query, Responder, Zone};
 use crate::sandbox::docker::{Content, Docker, DockerError, InsideFile, NetworkInfo};
@@ -517,6 +518,8 @@ async fn files(docker: &Docker, container: &str, wanted: &Wanted) -> Result<Vec<
         link("/usr/local/bin/mint", &format!("{HELPERS}/mint")),
         link("/usr/local/bin/cdp-proxy", &format!("{HELPERS}/cdp-proxy")),
     ];
+    // For login shells, which have a PATH of their own.
+    files.extend(BROWSERS.iter().map(|name| link(&format!("/usr/local/bin/{name}"), &format!("{HELPERS}/aenv"))));
     let passwd = docker.read_file(container, "/etc/passwd", MAX_IMAGE_FILE).await?.unwrap_or_default();
     if let Some(passwd) = with_user(&passwd, uid, gid) {
         let content = Content::File(passwd.into());

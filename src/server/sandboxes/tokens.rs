@@ -39,7 +39,9 @@ pub(super) fn common(sandbox: &SandboxId, path: &str) -> BTreeMap<String, String
     let mut environment: BTreeMap<String, String> =
         CA_VARIABLES.iter().map(|name| ((*name).to_owned(), ca.clone())).collect();
     environment.extend([
-        ("PATH".to_owned(), format!("{path}:{HELPERS}")),
+        // Before those that the image may have of the same names: no browser of its own could show anything.
+        ("PATH".to_owned(), format!("{INSIDE}/bin:{path}:{HELPERS}")),
+        ("BROWSER".to_owned(), format!("{INSIDE}/bin/xdg-open")),
         ("HOME".to_owned(), HOME.to_owned()),
         ("USER".to_owned(), "agent".to_owned()),
         ("LOGNAME".to_owned(), "agent".to_owned()),

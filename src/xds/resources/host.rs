@@ -45,7 +45,7 @@ use crate::domain::names::{Instance, SandboxId};
 pub(super) const HOST_CLUSTER: &str = "agent_creds_host";
 
 /// The name by which programs of ours in a sandbox ask the host.
-pub const HOST_NAME: &str = "host.agent-creds";
+pub const HOST_NAME: &str = crate::domain::opening::HOST;
 /// In which Envoy says which sandbox a request is from.
 pub const SANDBOX_HEADER: &str = "x-agent-creds-sandbox";
 /// In which Envoy says which life of it.

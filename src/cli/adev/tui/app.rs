@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::Outcome;
-use super::entry::{self, Entry, Level};
+use crate::cli::tui::entry::{self, Entry};
+use crate::cli::tui::{Level, contains};
 use crate::control::v1::{Event, GetStatusResponse, Sandbox, State, StopResponse};
 
 /// The events that are kept.
@@ -133,7 +134,7 @@ impl App {
             Input::Status(status) => self.status = status,
             Input::Watching => self.events.clear(),
             Input::Event(event) => self.on_event(event),
-            Input::Stopped { name, result } => self.message = Some(outcome_of_stop(&name, result)),
+            Input::Stopped { name, result } => self.message = Some(entry::of_stop(&name, result)),
             Input::Tick(now_ms) => self.now_ms = now_ms,
             Input::Disconnected(why) => self.link = Link::Lost(why),
             Input::End => return Some(Action::Leave(Outcome::Quit)),
@@ -335,18 +336,5 @@ impl App {
             entries.retain(|entry| contains(&entry.text, &self.log_filter));
         }
         entries
-    }
-}
-
-fn contains(text: &str, part: &str) -> bool {
-    part.is_empty() || text.to_lowercase().contains(&part.to_lowercase())
-}
-
-fn outcome_of_stop(name: &str, result: Result<StopResponse, String>) -> (Level, String) {
-    match result {
-        Err(why) => (Level::Error, format!("{name} was not stopped: {why}")),
-        Ok(answer) if !answer.problems.is_empty() => (Level::Error, answer.problems.join("; ")),
-        Ok(answer) if answer.stopped.is_empty() => (Level::Info, format!("{name} was gone already")),
-        Ok(answer) => (Level::Info, format!("stopped {}", answer.stopped.join(", "))),
     }
 }

@@ -68,7 +68,7 @@ async fn look(mut client: Client, inputs: &mpsc::Sender<Input>) -> Option<()> {
 
 async fn follow(mut client: Client, inputs: &mpsc::Sender<Input>) -> Option<()> {
     loop {
-        let request = WatchRequest { name: String::new(), replay: REPLAY, no_follow: false };
+        let request = WatchRequest { name: String::new(), replay: REPLAY, no_follow: false, gateways: false };
         if let Ok(events) = client.watch(request).await {
             let mut events = events.into_inner();
             inputs.send(Input::Watching).await.ok()?;

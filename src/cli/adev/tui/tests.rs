@@ -52,6 +52,7 @@ fn request(allowed: bool, method: &str, path: &str) -> Kind {
         allowed,
         reason: reason.into(),
         credential: allowed,
+        ..Request::default()
     })
 }
 

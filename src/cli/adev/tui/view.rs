@@ -2,13 +2,14 @@
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
+use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, TableState, Wrap};
 
 use super::app::{App, Link, Mode, View};
-use super::entry::{Entry, Level, clean};
 use crate::cli::adev::list::{span, word};
+use crate::cli::tui::entry::Entry;
+use crate::cli::tui::{Level, Palette, clean, mark, wrapped};
 use crate::control::v1::{Sandbox, State};
 
 const HELP: &str = "\
@@ -48,31 +49,8 @@ pub(super) fn draw(app: &App, frame: &mut Frame<'_>) {
 }
 
 impl App {
-    fn colour(&self, colour: Color) -> Style {
-        if self.colours { Style::new().fg(colour) } else { Style::new() }
-    }
-
-    fn dim(&self) -> Style {
-        Style::new().add_modifier(Modifier::DIM)
-    }
-
-    fn of_state(&self, state: State) -> Style {
-        match state {
-            State::Running => self.colour(Color::Green),
-            State::Partial => self.colour(Color::Red).add_modifier(Modifier::BOLD),
-            State::Starting => self.colour(Color::Yellow),
-            State::Stopped | State::Unspecified => self.dim(),
-        }
-    }
-
-    fn of_level(&self, level: Level) -> Style {
-        match level {
-            Level::Good => self.colour(Color::Green),
-            Level::Refused => self.colour(Color::Red),
-            Level::Info | Level::More => Style::new(),
-            Level::Warning => self.colour(Color::Yellow),
-            Level::Error => self.colour(Color::Red).add_modifier(Modifier::BOLD),
-        }
+    fn palette(&self) -> Palette {
+        Palette { colours: self.colours }
     }
 }
 
@@ -84,14 +62,14 @@ fn head_line(app: &App) -> Line<'static> {
         Link::Connecting => spans.push("  asking the server …".into()),
         Link::Lost(_) => {
             let old = if app.sandboxes.is_empty() { "" } else { "; what is shown is old" };
-            spans.push(Span::styled(format!("  the server does not answer{old}"), app.of_level(Level::Error)));
+            spans.push(Span::styled(format!("  the server does not answer{old}"), app.palette().level(Level::Error)));
         }
         Link::Connected => {
             spans.push(format!("  {running} of {} running", app.sandboxes.len()).into());
             if !app.status.envoy_connected {
-                spans.push(Span::styled("  Envoy is not connected", app.of_level(Level::Warning)));
+                spans.push(Span::styled("  Envoy is not connected", app.palette().level(Level::Warning)));
             } else if !app.status.envoy_converged {
-                spans.push(Span::styled("  Envoy takes the configuration …", app.dim()));
+                spans.push(Span::styled("  Envoy takes the configuration …", app.palette().dim()));
             }
         }
     }
@@ -108,7 +86,7 @@ fn foot_line(app: &App, width: u16) -> Line<'static> {
         return Line::from(format!("/{}▏", clean(app.filter_here())));
     }
     if let Some((level, text)) = &app.message {
-        return Line::styled(clean(text), app.of_level(*level));
+        return Line::styled(clean(text), app.palette().level(*level));
     }
     if !app.filter_here().is_empty() {
         return Line::from(format!("only what contains “{}”; / changes it, Esc goes back", clean(app.filter_here())));
@@ -119,7 +97,7 @@ fn foot_line(app: &App, width: u16) -> Line<'static> {
         (View::Logs { .. }, 70..) => "↑↓ PgUp PgDn scroll  f follow  / filter  ? help  l back",
         (View::Logs { .. }, _) => "↑↓ f / ? l",
     };
-    Line::styled(keys, app.dim())
+    Line::styled(keys, app.palette().dim())
 }
 
 // ── Overview ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,15 +146,16 @@ fn sandboxes(app: &App, shown: &[&Sandbox], frame: &mut Frame<'_>, area: Rect) {
         let cells = columns.iter().map(|column| {
             let text = column.of(sandbox, app.now_ms);
             let style = match column {
-                Column::State => app.of_state(state),
-                Column::Refused if sandbox.refused > 0 => app.of_level(Level::Refused),
+                Column::State => app.palette().state(state),
+                Column::Refused if sandbox.refused > 0 => app.palette().level(Level::Refused),
                 _ => Style::new(),
             };
             Line::styled(text, style)
         });
         Row::new([Line::from(clean(&sandbox.name))].into_iter().chain(cells))
     };
-    let header = Row::new(["NAME"].into_iter().chain(columns.iter().map(|column| column.title()))).style(app.dim());
+    let header =
+        Row::new(["NAME"].into_iter().chain(columns.iter().map(|column| column.title()))).style(app.palette().dim());
     let selected = app.selected().and_then(|chosen| shown.iter().position(|sandbox| sandbox.name == chosen.name));
     let table = Table::new(shown.iter().map(row), widths)
         .header(header)
@@ -244,7 +223,7 @@ fn mark_of(state: State) -> char {
 fn notes(app: &App, width: u16) -> Vec<Line<'static>> {
     let mut notes = Vec::new();
     let mut say = |level: Level, text: &str| {
-        notes.extend(wrapped(text, width).into_iter().map(|line| Line::styled(line, app.of_level(level))));
+        notes.extend(wrapped(text, width).into_iter().map(|line| Line::styled(line, app.palette().level(level))));
     };
     if let Link::Lost(why) = &app.link {
         say(
@@ -304,23 +283,6 @@ fn upstreams(all: &[String], width: usize) -> String {
     text
 }
 
-/// Lines of at most this width, broken at spaces where there are any, each printable.
-fn wrapped(text: &str, width: u16) -> Vec<String> {
-    let width = usize::from(width).max(1);
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let line = clean(line);
-        let mut rest: &str = &line;
-        while let Some((cut, _)) = rest.char_indices().nth(width) {
-            let at = rest[..cut].rfind(' ').filter(|&at| !rest[..at].trim().is_empty()).unwrap_or(cut);
-            lines.push(rest[..at].to_owned());
-            rest = rest[at..].trim_start();
-        }
-        lines.push(rest.to_owned());
-    }
-    lines
-}
-
 // ── Events ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn logs(app: &App, frame: &mut Frame<'_>, area: Rect, below: usize) {
@@ -331,7 +293,7 @@ fn logs(app: &App, frame: &mut Frame<'_>, area: Rect, below: usize) {
 
 /// The last lines that there is room for, but for so many below them.
 fn events(app: &App, frame: &mut Frame<'_>, area: Rect, title: String, below: usize) {
-    let block = Block::new().borders(Borders::TOP).border_style(app.dim()).title(title);
+    let block = Block::new().borders(Borders::TOP).border_style(app.palette().dim()).title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let room = usize::from(inner.height);
@@ -348,7 +310,7 @@ fn events(app: &App, frame: &mut Frame<'_>, area: Rect, title: String, below: us
             filter if !filter.is_empty() && app.view != View::Overview => "nothing that matches",
             _ => "nothing has happened yet: requests and name lookups appear here",
         };
-        frame.render_widget(Paragraph::new(text).style(app.dim()).wrap(Wrap { trim: true }), inner);
+        frame.render_widget(Paragraph::new(text).style(app.palette().dim()).wrap(Wrap { trim: true }), inner);
         return;
     }
     frame.render_widget(Paragraph::new(lines), inner);
@@ -356,12 +318,12 @@ fn events(app: &App, frame: &mut Frame<'_>, area: Rect, title: String, below: us
 
 /// When, how it went, and what, on as many lines as it takes.
 fn event_lines(app: &App, entry: &Entry, width: u16) -> Vec<Line<'static>> {
-    let style = app.of_level(entry.level);
+    let style = app.palette().level(entry.level);
     let (age, mark) = match entry.level {
         Level::More => (String::new(), ' '),
-        level => (span(app.now_ms.saturating_sub(entry.time_ms) / 1000), mark_of_level(level)),
+        level => (span(app.now_ms.saturating_sub(entry.time_ms) / 1000), mark(level)),
     };
-    let head = [Span::styled(format!("{age:>6} "), app.dim()), Span::styled(format!("{mark} "), style)];
+    let head = [Span::styled(format!("{age:>6} "), app.palette().dim()), Span::styled(format!("{mark} "), style)];
     let margin = 9;
     let text_style = if entry.level == Level::Good { Style::new() } else { style };
     // Too narrow to be read, it is at least bounded.
@@ -375,19 +337,10 @@ fn event_lines(app: &App, entry: &Entry, width: u16) -> Vec<Line<'static>> {
     texts.into_iter().map(line).collect()
 }
 
-fn mark_of_level(level: Level) -> char {
-    match level {
-        Level::Good => '✓',
-        Level::Refused => '✗',
-        Level::Info | Level::More => '·',
-        Level::Warning | Level::Error => '!',
-    }
-}
-
 fn help(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let lines = height(HELP.lines().count());
     let area = Rect { height: area.height.min(lines + 2), width: area.width.min(72), ..area };
-    let block = Block::bordered().border_style(app.dim()).title(" any key closes this ");
+    let block = Block::bordered().border_style(app.palette().dim()).title(" any key closes this ");
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(HELP).block(block), area);
 }

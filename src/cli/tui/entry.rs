@@ -1,39 +1,19 @@
 //! Events as lines. All that comes from outside is made printable here.
 
+use super::{Level, clean};
 use crate::control::v1::event::Kind;
-use crate::control::v1::{ConfigChange, DnsQuery, Event, Request};
-use crate::launch::printable;
-
-/// The most characters of a line: an agent chooses some of the texts.
-const LONGEST: usize = 500;
-
-/// How a line is marked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    /// Went through.
-    Good,
-    /// Was refused.
-    Refused,
-    /// Good to know.
-    Info,
-    /// May need someone.
-    Warning,
-    /// Needs someone.
-    Error,
-    /// Goes on from the line before.
-    More,
-}
+use crate::control::v1::{ConfigChange, DnsQuery, Event, Request, StopResponse};
 
 /// One line of what happened.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) time_ms: i64,
-    pub(super) level: Level,
-    pub(super) text: String,
+pub(in crate::cli) struct Entry {
+    pub(in crate::cli) time_ms: i64,
+    pub(in crate::cli) level: Level,
+    pub(in crate::cli) text: String,
 }
 
 /// The lines of an event; with `name` they say whose it is.
-pub(super) fn of(event: &Event, name: bool) -> Vec<Entry> {
+pub(in crate::cli) fn of(event: &Event, name: bool) -> Vec<Entry> {
     let (level, texts) = match &event.kind {
         None => return Vec::new(),
         Some(Kind::Request(request)) => {
@@ -60,7 +40,7 @@ pub(super) fn of(event: &Event, name: bool) -> Vec<Entry> {
 }
 
 fn request_text(request: &Request) -> String {
-    let Request { host, method, path, allowed, reason, credential } = request;
+    let Request { host, method, path, allowed, reason, credential, .. } = request;
     match (allowed, credential) {
         (false, _) => format!("{method} {host}{path}  {reason}"),
         (true, true) => format!("{method} {host}{path}  with the credential"),
@@ -82,12 +62,12 @@ fn config_texts(change: &ConfigChange) -> Vec<String> {
     std::iter::once(head).chain(change.lines.iter().flat_map(|line| line.lines()).map(str::to_owned)).collect()
 }
 
-/// One line of text, without anything that a terminal would act on, and bounded.
-pub(super) fn clean(text: &str) -> String {
-    let mut safe = printable(text);
-    if let Some((at, _)) = safe.char_indices().nth(LONGEST) {
-        safe.truncate(at);
-        safe.push('…');
+/// What came of stopping a sandbox, in words.
+pub(in crate::cli) fn of_stop(name: &str, result: Result<StopResponse, String>) -> (Level, String) {
+    match result {
+        Err(why) => (Level::Error, format!("{name} was not stopped: {why}")),
+        Ok(answer) if !answer.problems.is_empty() => (Level::Error, answer.problems.join("; ")),
+        Ok(answer) if answer.stopped.is_empty() => (Level::Info, format!("{name} was gone already")),
+        Ok(answer) => (Level::Info, format!("stopped {}", answer.stopped.join(", "))),
     }
-    safe
 }

@@ -1,0 +1,10 @@
+//! What the terminal interfaces of `adev` and `actl` share: the screen, how texts are made safe for it, how things are marked.
+
+pub(super) mod entry;
+mod palette;
+mod screen;
+mod text;
+
+pub(super) use self::palette::{Level, Palette, mark};
+pub(super) use self::screen::{Screen, key, now_ms};
+pub(super) use self::text::{clean, contains, wrapped};
