@@ -27,11 +27,11 @@ def refused(name: str, act, *words: str) -> None:
 
 
 with sync_playwright() as playwright:
-    browser = playwright.chromium.connect_over_cdp(endpoint)
+    browser = playwright.chromium.connect_over_cdp(endpoint, timeout=60_000)
     context = browser.contexts[0]
     check("only the allowed tab is there", [page.url for page in context.pages] == [f"{app}/"], [page.url for page in context.pages])
     page = context.pages[0]
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     check("title", page.title() == "My App", page.title())
     page.fill("#i", "world")
     page.click("#b")
@@ -77,7 +77,7 @@ with sync_playwright() as playwright:
     check("its cookies", [cookie["name"] for cookie in own.cookies()] == ["sid"], own.cookies())
     own.close()
 
-    other = playwright.chromium.connect_over_cdp(endpoint)
+    other = playwright.chromium.connect_over_cdp(endpoint, timeout=60_000)
     theirs = other.contexts[0].pages[0]
     theirs.close()
     check("closing a tab of the user ends", theirs.is_closed())
@@ -86,7 +86,7 @@ with sync_playwright() as playwright:
     page = context.pages[0]
     check("and the tab is there for others", page.title() != "", page.url)
     page.goto(f"{app}/leaving")
-    with page.expect_event("close", timeout=30_000):
+    with page.expect_event("close", timeout=60_000):
         page.evaluate("setTimeout(() => document.querySelector('#redirect').click(), 50)")
     check("the tab that went away is gone", page.is_closed())
     check("no tab is left", context.pages == [], [page.url for page in context.pages])

@@ -278,7 +278,8 @@ impl Filter {
 
     /// Takes the addresses of frames of other sites, which scripts of the page cannot read either, out of a page's frames.
     fn hide_frames(&self, page: &str, tree: &mut Value) {
-        for child in tree["childFrames"].as_array_mut().into_iter().flatten() {
+        // Not by index, which would put `null` where there are none: clients take that for a list.
+        for child in tree.get_mut("childFrames").and_then(Value::as_array_mut).into_iter().flatten() {
             let hidden =
                 child["frame"]["url"].as_str().is_some_and(|url| url.starts_with("http") && !self.may_read(page, url));
             if hidden {

@@ -305,6 +305,8 @@ fn frames_of_other_sites_are_somewhere() {
     let tree = &world.answer(id)["result"]["frameTree"];
     assert_eq!(tree["childFrames"][0]["frame"]["url"], "about:blank");
     assert_eq!(tree["childFrames"][1]["frame"]["url"], "http://localhost:3000/f");
+    // A frame without others has no list of them, not an empty one either.
+    assert_eq!(tree["childFrames"][1], child("http://localhost:3000/f"));
 }
 
 #[test]
