@@ -36,9 +36,7 @@ pub(crate) use ca::certificates;
 pub use check::{Checked, check};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, SandboxFile, read_sandbox};
-pub use project::{
-    EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, parse_project,
-};
+pub use project::{EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, parse_project};
 pub(crate) use reader::MAX_FILE;
 pub(crate) use source::read_file;
 pub use source::{FileId, PROJECT_FILE, Sources, VaultSource, file_id};
