@@ -34,7 +34,7 @@ impl Rejection {
         origins.dedup();
         origins.truncate(MOST_NAMED);
         let resources = blamed.iter().take(MOST_NAMED).map(|resource| resource.name().clone()).collect();
-        Self { message: escaped(message, MAX_MESSAGE).into(), origins, resources, is_certain }
+        Self { message: escaped(message.trim_end(), MAX_MESSAGE).into(), origins, resources, is_certain }
     }
 
     /// The lines, as `file:line`; of several that it may be, one of them.
