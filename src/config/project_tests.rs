@@ -263,7 +263,7 @@ fn each_mistake_has_its_place_and_its_hint() {
         ),
         (
             "[vault]\nhost = \"vault.example.com\"",
-            "p.toml:1:1: a shared vault cannot be used yet\n    help: remove [vault]: the vault of the server that serves this \
+            "p.toml:1:2: a shared vault cannot be used yet\n    help: remove [vault]: the vault of the server that serves this \
              file is used",
         ),
         (
