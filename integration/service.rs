@@ -239,8 +239,13 @@ async fn requests_go_through_and_edits_apply(service: &Service) {
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
 
     let run_dir = "/run/agent-creds";
-    let log = service.exec("server", &["actl", "log", "--denied", "--json", "--state-dir", state]);
-    assert!(log.contains("DELETE") && !log.contains(KEY), "{log}");
+    // Decisions are written down by a thread of its own.
+    let log = until("the refusal is in the log", || {
+        let log = service.exec("server", &["actl", "log", "--denied", "--json", "--state-dir", state]);
+        if log.contains("DELETE") { Ok(log) } else { Err(log) }
+    })
+    .await;
+    assert!(!log.contains(KEY), "{log}");
     let status = service.exec("server", &["actl", "status", "--state-dir", state, "--runtime-dir", run_dir]);
     assert!(status.contains("all is well"), "{status}");
 }
