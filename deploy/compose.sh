@@ -92,13 +92,15 @@ deploy() {
 
 clean_certs() {
     local state=${XDG_STATE_HOME:-$HOME/.local/state}/agent-creds found=
-    if [[ -d $state/ca ]]; then
-        rm -r "$state/ca"
-        say "removed $state/ca: the next server makes a new certificate authority"
+    local authority
+    for authority in ca node-ca; do
+        [[ -d $state/$authority ]] || continue
+        rm -r "${state:?}/$authority"
+        say "removed $state/$authority: the next server makes a new certificate authority"
         found=1
-    fi
+    done
     if has_docker && docker volume inspect "${project}_state" >/dev/null 2>&1; then
-        docker run --rm --network none --user 65532:65532 --volume "${project}_state:/state" "${AGENT_CREDS_IMAGE:-agent-creds-server}" rm -rf /state/ca /state/nodes
+        docker run --rm --network none --user 65532:65532 --volume "${project}_state:/state" "${AGENT_CREDS_IMAGE:-agent-creds-server}" rm -rf /state/ca /state/node-ca
         say "removed the certificates in the volume ${project}_state: restart the service (\`make up\`)"
         found=1
     fi

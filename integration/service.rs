@@ -77,6 +77,8 @@ impl Service {
         vec![
             ("COMPOSE_PROJECT_NAME", self.project.clone()),
             ("PROGRAMS", text(Path::new(env!("CARGO_BIN_EXE_agent-creds")).parent().unwrap())),
+            // Also of this user's own server certificates are removed: here there are none.
+            ("XDG_STATE_HOME", text(&self.path("state"))),
             ("AGENT_CREDS_IMAGE", "agent-creds-test-server".to_owned()),
             ("AGENT_CREDS_CONFIG", text(&self.path("config"))),
             ("AGENT_CREDS_SECRETS", text(&self.path("secrets.env"))),
@@ -180,6 +182,15 @@ async fn the_service_comes_up_from_nothing_is_watched_and_leaves_nothing() {
     let again = service.compose(&["up"], &[]).await;
     assert!(again.status.success(), "{}{}", again.stdout, again.stderr);
     assert_eq!(service.container("server"), before);
+
+    // All certificate authorities go, of the volume and of this user.
+    fs::create_dir_all(service.path("state/agent-creds/node-ca")).unwrap();
+    let cleaned = service.compose(&["clean-certs"], &[]).await;
+    assert!(cleaned.status.success(), "{}{}", cleaned.stdout, cleaned.stderr);
+    assert!(!service.path("state/agent-creds/node-ca").exists());
+    let left = service.exec("server", &["ls", "/var/lib/agent-creds"]);
+    let left: Vec<_> = left.split_whitespace().collect();
+    assert!(!left.contains(&"ca") && left.len() > 1, "{left:?}");
 
     let down = service.compose(&["down"], &[("VOLUMES", "1")]).await;
     assert!(down.status.success(), "{}{}", down.stdout, down.stderr);

@@ -5,6 +5,6 @@ mod palette;
 mod screen;
 mod text;
 
-pub(super) use self::palette::{Level, Palette, mark};
+pub(super) use self::palette::{Level, Palette, mark, mark_of};
 pub(super) use self::screen::{Screen, key, now_ms};
 pub(super) use self::text::{clean, contains, wrapped};

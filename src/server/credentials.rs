@@ -343,7 +343,6 @@ fn fixed(composed: &Credential<ProviderRef>, redact: bool, environment: &Environ
     Prepared::new(credential, redact).map_err(|error| (error.to_string(), None))
 }
 
-/// What of `vault` is missing in the environment, or cannot be sent.
 /// The variables of the server's environment that hold secrets.
 pub(super) fn secret_variables(vault: &VaultConfig) -> Vec<String> {
     let providers = vault.credentials.values().flat_map(|config| config.kind.providers());
@@ -354,6 +353,7 @@ pub(super) fn secret_variables(vault: &VaultConfig) -> Vec<String> {
     NOT_FOR_PROGRAMS.iter().map(|name| (*name).to_owned()).chain(named).collect()
 }
 
+/// What of `vault` is missing in the environment, or cannot be sent.
 pub(super) fn missing(vault: &VaultConfig, environment: &Environment) -> Vec<Diagnostic> {
     let problems = vault.credentials.iter().filter_map(|(host, config)| {
         let (message, hint) = match composed(&config.kind) {

@@ -31,6 +31,17 @@ pub(in crate::cli) fn mark(level: Level) -> char {
     }
 }
 
+/// The character of what a sandbox does.
+pub(in crate::cli) fn mark_of(state: State) -> char {
+    match state {
+        State::Running => '●',
+        State::Partial => '◐',
+        State::Starting => '◌',
+        State::Stopped => '○',
+        State::Unspecified => '?',
+    }
+}
+
 /// Styles, in colours if they are wanted.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Palette {

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
     cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, DnsLookupFamily, LbPolicy},
 };
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, UpstreamHttpProtocolOptions,
+    self as core, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, UpstreamHttpProtocolOptions,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -181,6 +181,11 @@ fn endpoint(cluster: &str, address: &Address) -> ClusterLoadAssignment {
         Address::Ip(address) => socket_address(*address),
         Address::Name(host, port) => socket_address_of(host.as_str(), *port),
     };
+    assignment(cluster, address)
+}
+
+/// A cluster of one address.
+pub(super) fn assignment(cluster: &str, address: core::Address) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
         endpoints: vec![LocalityLbEndpoints {

@@ -21,9 +21,6 @@ use envoy_types::pb::envoy::config::core::v3::{
     Address, HeaderValue, HeaderValueOption, Http1ProtocolOptions, HttpProtocolOptions, Pipe, address,
     header_value_option::HeaderAppendAction, http_protocol_options::HeadersWithUnderscoresAction,
 };
-use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
-};
 use envoy_types::pb::envoy::config::route::v3::{
     RetryPolicy, RouteAction, VirtualHost, route,
     route_action::{ClusterSpecifier, UpgradeConfig as RouteUpgrade},
@@ -36,6 +33,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
 };
 
+use super::cluster::assignment;
 use super::manager::unanswered_by;
 use super::route::every_path;
 use super::{any, boolean, duration, uint32};
@@ -62,20 +60,7 @@ pub(super) fn cluster(socket: &str) -> Cluster {
         name: HOST_CLUSTER.to_owned(),
         connect_timeout: Some(duration(1)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: HOST_CLUSTER.to_owned(),
-            endpoints: vec![LocalityLbEndpoints {
-                lb_endpoints: vec![LbEndpoint {
-                    host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
-                        address: Some(address),
-                        ..Default::default()
-                    })),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
+        load_assignment: Some(assignment(HOST_CLUSTER, address)),
         circuit_breakers: Some(CircuitBreakers {
             thresholds: vec![Thresholds {
                 max_connections: many,

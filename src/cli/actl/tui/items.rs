@@ -8,7 +8,7 @@ use super::app::View;
 use super::propose::Wanted;
 use crate::cli::adev::list::{span, word};
 use crate::cli::issued;
-use crate::cli::tui::{Level, Palette, clean, contains, entry, mark};
+use crate::cli::tui::{Level, Palette, clean, contains, entry, mark, mark_of};
 use crate::config::Refused;
 use crate::control::v1::event::Kind;
 use crate::control::v1::{
@@ -395,16 +395,6 @@ fn rejections(node: &Node) -> Vec<String> {
         Some(format!("{lines}: {}", rejection.message))
     });
     rejected.collect()
-}
-
-fn mark_of(state: State) -> char {
-    match state {
-        State::Running => '●',
-        State::Partial => '◐',
-        State::Starting => '◌',
-        State::Stopped => '○',
-        State::Unspecified => '?',
-    }
 }
 
 /// The time of day, UTC.

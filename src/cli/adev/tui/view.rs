@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, TableState,
 use super::app::{App, Link, Mode, View};
 use crate::cli::adev::list::{span, word};
 use crate::cli::tui::entry::Entry;
-use crate::cli::tui::{Level, Palette, clean, mark, wrapped};
+use crate::cli::tui::{Level, Palette, clean, mark, mark_of, wrapped};
 use crate::control::v1::{Sandbox, State};
 
 const HELP: &str = "\
@@ -206,16 +206,6 @@ impl Column {
             Self::Refused => sandbox.refused.to_string(),
             Self::Workspace => clean(&sandbox.workspace),
         }
-    }
-}
-
-fn mark_of(state: State) -> char {
-    match state {
-        State::Running => '●',
-        State::Partial => '◐',
-        State::Starting => '◌',
-        State::Stopped => '○',
-        State::Unspecified => '?',
     }
 }
 
