@@ -24,6 +24,8 @@ upstream_pid=
 server_pid=
 envoy_pid=
 load_pid=
+# There may be a sandbox.
+sandboxed=
 kept=
 
 title() { printf '\n%s%s%s\n' "$bold" "$*" "$off"; }
@@ -83,7 +85,11 @@ cleanup() {
     trap - EXIT
     [[ -z $kept ]] || exit "$code"
     stop "$load_pid" 2 || true
-    [[ ! -d $work/project ]] || adev stop --all >/dev/null 2>&1 || true
+    if [[ -n $sandboxed ]]; then
+        adev stop --all >/dev/null 2>&1 || true
+        # Where the server has ended, that started another one.
+        [[ ! -s $work/run/lock ]] || stop "$(head -n 1 "$work/run/lock")" 10 || true
+    fi
     stop "$server_pid" 10 || true
     stop "$envoy_pid" 1 || true
     stop "$upstream_pid" 2 || true
@@ -243,6 +249,7 @@ in_a_sandbox() {
     ! docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q '"runsc"' || runtime=runsc
     mkdir "$work/project"
     sandbox_config "$runtime" api.stripe.com
+    sandboxed=1
     say "adev run -- curl -H \"Authorization: Bearer \$STRIPE_API_KEY\" https://api.stripe.com/v1/customers   ($runtime)"
     answer=$(adev run -- sh -c 'curl -sS -m 10 -w "\n%{http_code}" -H "Authorization: Bearer $STRIPE_API_KEY" https://api.stripe.com/v1/customers' 2>"$work/adev.log") || true
     line=$(tail -n 1 "$work/upstream.log")
@@ -265,6 +272,7 @@ in_a_sandbox() {
     check "a host added to the file is served inside, without a restart" -- contains "$answer" served
     adev stop --all >>"$work/adev.log" 2>&1 || true
     left=$(docker ps -aq --filter "name=demo-$$"; docker network ls -q --filter "name=demo-$$")
+    [[ -n $left ]] || sandboxed=
     check "adev stop leaves no container and no network" -- test -z "$left"
 }
 
