@@ -30,5 +30,6 @@ mod requests;
 mod resilience;
 mod sandbox;
 mod service;
+mod shared_vault;
 mod tls;
 mod xds;

@@ -12,5 +12,5 @@ mod live;
 mod oauth;
 mod terminal;
 mod threats;
-mod world;
+pub mod world;
 mod yard;

@@ -26,6 +26,7 @@ mod kept_envoy;
 mod leaves;
 mod nodes;
 mod sandboxes;
+mod shared;
 mod sockets;
 mod status;
 pub(crate) mod surroundings;
@@ -59,9 +60,10 @@ use self::http::Pages;
 use self::issuing::Followed;
 use self::kept_envoy::KeptEnvoy;
 use self::leaves::LeafSource;
-pub use self::nodes::{NodeBootstrap, enrol};
-use self::nodes::{Nodes, NodesService};
+pub use self::nodes::{NewIdentity, NodeBootstrap, enrol, enrol_server, revoke_tokens};
+use self::nodes::{Nodes, NodesService, VaultViews};
 use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
+use self::shared::SharedVaults;
 use self::status::Status;
 use self::surroundings::{check_ports, system_ca};
 use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
@@ -69,6 +71,7 @@ use crate::control::v1::control_server::ControlServer;
 use crate::control::v1::fleet_server::FleetServer;
 use crate::control::v1::nodes_server::NodesServer;
 use crate::control::v1::projects_server::ProjectsServer;
+use crate::control::v1::shared_vault_server::SharedVaultServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
 use crate::host::metrics::BrowserMetrics;
@@ -142,6 +145,8 @@ pub struct Options {
     pub node_lifetime: Duration,
     /// Where the host's Chrome listens, `HOST:PORT`.
     pub chrome: String,
+    /// The folder of this server's identities towards shared vaults.
+    pub vaults: PathBuf,
 }
 
 /// Why the server does not start.
@@ -167,6 +172,7 @@ struct Prepared {
     host: UnixListener,
     host_services: HostServices,
     nodes: Option<Nodes>,
+    vault_views: VaultViews,
     http: TcpListener,
     pages: Arc<Pages>,
     sandboxes: Sandboxed,
@@ -298,7 +304,9 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     registry.register(Box::new(gauges)).context("cannot register metrics")?;
     let states = CredentialStates::default();
     let pid = supervisor.as_ref().map(KeptEnvoy::pid);
-    let status = Arc::new(Status::new(xds.connections(), pid, states.clone()));
+    let shared = SharedVaults::new(options.vaults, options.prefix.clone(), &registry);
+    let shared = Arc::new(shared.context("cannot register metrics")?);
+    let status = Arc::new(Status::new(xds.connections(), pid, states.clone(), Arc::clone(&shared)));
     let https = HttpsClient::new(system_ca.pem()).context("cannot ask token endpoints")?;
     let kept = Arc::new(KeptTokens::new(state_dir.clone()));
     let browser = (options.environment)("BROWSER");
@@ -312,6 +320,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         prefix: options.prefix.clone(),
         strict: options.strict,
         credentials,
+        shared: Arc::clone(&shared),
+        signing: watch::Sender::new(Vec::new()),
         builder: FleetBuilder::new(Arc::new(leaves.clone()), system_ca).with_host(&host_socket),
         leaves,
         ca_dir,
@@ -324,6 +334,11 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     };
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
+    let vault_views = VaultViews {
+        prefix: options.prefix.clone(),
+        loaded: loaded_rx.clone(),
+        signing: applier.signing.subscribe(),
+    };
     let (changes_tx, changes) = mpsc::channel(16);
     let fleet_view = FleetService {
         connections: xds.connections(),
@@ -352,7 +367,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         loaded: loaded_rx.clone(),
         trust: trust_rx,
         status: Arc::clone(&status),
-        mint: TokenMint { keys, prefix: options.prefix },
+        mint: TokenMint { keys, shared, prefix: options.prefix },
         issuing,
         strict: options.strict,
     };
@@ -392,6 +407,7 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
         host,
         host_services,
         nodes,
+        vault_views,
         http,
         pages,
         sandboxes,
@@ -417,6 +433,7 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
         host,
         host_services,
         nodes,
+        vault_views,
         http,
         pages,
         sandboxes,
@@ -447,7 +464,8 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let connected = nodes.as_ref().map(Nodes::connected);
     if let Some(nodes) = nodes {
         nodes.announce(&xds_address_file)?;
-        let (node_routes, nodes_stopping) = (routes.clone(), stopping.clone());
+        let node_routes = routes.clone().add_service(SharedVaultServer::new(vault_views)).prepare();
+        let nodes_stopping = stopping.clone();
         tasks.spawn(async move {
             nodes.serve(xds, node_routes, nodes_stopping).await;
             ("the server of foreign Envoys", Ok(()))

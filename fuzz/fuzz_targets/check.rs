@@ -47,6 +47,7 @@ static VAULT: LazyLock<Vault> = LazyLock::new(|| {
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&signing_key()), TokenPrefix::default(), false),
         credentials: Credentials::new(credentials).expect("credentials").into(),
+        shared: Default::default(),
     };
     Vault::new(state, VaultMetrics::register(&prometheus::Registry::new()).expect("new metrics"))
 });

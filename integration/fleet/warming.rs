@@ -71,7 +71,7 @@ fn policy(listen: SocketAddr) -> Policy {
         origin: origin.clone(),
     };
     let upstreams = BTreeMap::from([(A.parse().unwrap(), upstream)]);
-    Policy { id: "edge".parse().unwrap(), instance: None, listen, origin, upstreams }
+    Policy { id: "edge".parse().unwrap(), instance: None, listen, origin, upstreams, vault: None }
 }
 
 /// Serves `fleet` on the socket where an Envoy with our bootstrap looks for it.

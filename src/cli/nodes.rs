@@ -13,15 +13,17 @@ use clap::{Args, Subcommand, ValueHint};
 use serde_json::json;
 
 use super::folders::{FolderArgs, RuntimeArgs, absolute, runtime_dir, state_dir};
-use super::server::{parse_duration, print};
+use super::server::{parse_duration, parse_prefix, print, signing_key_variable};
+use crate::config::SharedVaultConfig;
 use crate::control::client::connect_nodes;
 use crate::control::v1::ConnectedNodesRequest;
+use crate::domain::macaroon::TokenPrefix;
 use crate::domain::macaroon::caveat::UnixTime;
 use crate::domain::names::{SandboxId, SandboxIdError};
 use crate::domain::node::NodeId;
 use crate::domain::policy::Address;
 use crate::envoy::{Admin, Protocol};
-use crate::server::{self, NodeBootstrap};
+use crate::server::{self, NewIdentity, NodeBootstrap};
 use crate::state::{Enrolled, NodeLog};
 use crate::xds::snapshot::LOCAL_CLUSTER;
 
@@ -64,11 +66,43 @@ pub(super) struct BootstrapArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodesCommand {
+    /// Enrol another server, whose projects name this one as their [vault]: it may then ask this server's vault as a gateway of this
+    /// server, within that gateway's limits, for its sandboxes.
+    Enrol(EnrolArgs),
     /// List them: when each was enrolled, until when its certificate is good, and whether it is connected.
     List(ListArgs),
     /// Cut one off: a running server ends its connections within a second, with all that they carry, and takes no others. To have
     /// it back give it a new bootstrap.
     Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EnrolArgs {
+    /// What that server is called in logs and metrics.
+    #[arg(value_name = "ID")]
+    id: NodeId,
+    /// The gateway of this server as which it asks.
+    #[arg(long, value_name = "NAME")]
+    gateway: SandboxId,
+    /// Where it reaches `agent-creds serve --xds` of this server, as its projects' files have it in [vault]; the port is 18000 unless
+    /// it says another.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_vault)]
+    vault: Address,
+    /// Write its identity there, readable for you alone. It holds a key and a token: copy it by a way that keeps it secret, to
+    /// agent-creds/vaults in $XDG_CONFIG_HOME or ~/.config over there.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+    /// How long the certificate in it lives (as 24h or 30d). While that server runs it is given others in time.
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+    lifetime: Duration,
+    /// What tokens of this server begin with.
+    #[arg(long, env = "TOKEN_PREFIX", default_value = "acm_", value_parser = parse_prefix)]
+    token_prefix: TokenPrefix,
+    #[command(flatten)]
+    folders: FolderArgs,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -164,9 +198,39 @@ pub(super) fn run(command: NodesCommand) -> anyhow::Result<ExitCode> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
     match command {
+        NodesCommand::Enrol(args) => enrol(args),
         NodesCommand::List(args) => list(args, now),
         NodesCommand::Revoke(args) => revoke(args, now),
     }
+}
+
+fn enrol(args: EnrolArgs) -> anyhow::Result<ExitCode> {
+    let state = absolute(&state_dir(args.folders.state_dir)?)?;
+    let new = NewIdentity {
+        id: args.id,
+        gateway: args.gateway,
+        vault: args.vault,
+        lifetime: args.lifetime,
+        prefix: args.token_prefix,
+        folder: args.out,
+    };
+    let key = signing_key_variable()?;
+    let path = server::enrol_server(&state, &new, key.as_ref().map(|key| key.as_str()), SystemTime::now())?;
+    let (id, gateway, vault) = (&new.id, &new.gateway, &new.vault);
+    if args.json {
+        let shown = json!({
+            "id": id.as_str(), "gateway": gateway.as_str(), "vault": vault.to_string(), "file": path.display().to_string(),
+        });
+        print(&format!("{shown:#}\n"))?;
+    } else {
+        let name = path.file_name().unwrap_or_default().display();
+        print(&format!(
+            "{} is the server {id}, as the gateway {gateway} of this one; put it there as\n  \
+             ~/.config/agent-creds/vaults/{name}\nand name this vault in its projects' agent-creds.toml:\n  [vault]\n  host = \"{vault}\"\n",
+            path.display()
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(args: ListArgs, now: i64) -> anyhow::Result<ExitCode> {
@@ -208,6 +272,8 @@ fn revoke(args: RevokeArgs, now: i64) -> anyhow::Result<ExitCode> {
     let (new, all) = if NodeLog::exists(&state) { NodeLog::open(&state)?.revoke(&args.id, now)? } else { (0, 0) };
     let id = &args.id;
     anyhow::ensure!(all > 0, "no node {id} was enrolled with the state folder {}", state.display());
+    // They are good for nobody else, but whoever has one may be given another certificate.
+    server::revoke_tokens(&state, id, SystemTime::now())?;
     if args.json {
         print(&format!("{:#}\n", json!({ "id": id.as_str(), "revoked": true, "was_revoked": new == 0 })))?;
     } else if new == 0 {
@@ -268,6 +334,11 @@ fn as_json(node: &Enrolled, connected: Option<&BTreeMap<String, u32>>, now: i64)
         "connected": connections.map(|count| count > 0),
         "connections": connections,
     })
+}
+
+/// A vault as `[vault]` names it.
+fn parse_vault(text: &str) -> Result<Address, &'static str> {
+    SharedVaultConfig::address_of(text).ok_or("give the name or the address of its machine, as vault.example.com or 10.0.0.7:18000")
 }
 
 /// `*`, or the name of a gateway.

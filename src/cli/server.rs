@@ -42,6 +42,8 @@ Examples:
   agent-creds bootstrap --node-id edge-1 --cluster ci --xds creds.example.com:18000 --out edge-1
                                      the same for an Envoy on another machine: copy edge-1/envoy.json there
   agent-creds nodes revoke edge-1    cut it off
+  agent-creds nodes enrol laptop-1 --gateway team --vault vault.example.com --out laptop-1
+                                     let another server use this one's vault ([vault] in its projects)
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -53,7 +55,7 @@ enum Command {
     Check(Check),
     /// Print the bootstrap of an Envoy that is to be driven by this server, on this machine or, with --xds, on another one.
     Bootstrap(BootstrapArgs),
-    /// Show or revoke the Envoys of other machines.
+    /// Show or revoke the Envoys and servers of other machines, or enrol a server.
     #[command(subcommand)]
     Nodes(NodesCommand),
     /// Show or replace the certificate authority that clients trust.
@@ -123,6 +125,10 @@ struct Serve {
     /// What tokens begin with.
     #[arg(long, env = "TOKEN_PREFIX", default_value = "acm_", value_parser = parse_prefix)]
     token_prefix: TokenPrefix,
+    /// Where this server's identities towards shared vaults are ([vault] in an agent-creds.toml), which `agent-creds nodes enrol`
+    /// writes where the vault is. Default: agent-creds/vaults in $XDG_CONFIG_HOME or ~/.config.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    vaults: Option<PathBuf>,
     /// Where the Chrome of this machine listens, tabs of which sandboxes may drive as [[cdp_target]] says; by IP address or as localhost.
     /// Chrome is started with --remote-debugging-port=9222 --user-data-dir=DIR.
     #[arg(long = "cdp", env = "AGENT_CREDS_CDP", value_name = "HOST:PORT", default_value = cdp::DEFAULT_CHROME)]
@@ -270,6 +276,10 @@ fn run_server(args: Serve) -> anyhow::Result<ExitCode> {
         xds: args.xds,
         node_lifetime: args.node_lifetime,
         chrome: args.chrome.to_string(),
+        vaults: match args.vaults {
+            Some(folder) => absolute(&folder)?,
+            None => config_dir().unwrap_or_default().join("vaults"),
+        },
         ca_file: std::env::var_os("SSL_CERT_FILE").filter(|name| !name.is_empty()).map(PathBuf::from),
         environment: Arc::new(|name: &str| -> Option<OsString> { std::env::var_os(name) }),
     };
@@ -365,11 +375,16 @@ fn sources(args: &SourceArgs) -> anyhow::Result<Sources> {
 
 /// The vault's file where it usually is.
 pub(super) fn default_vault_config() -> Option<PathBuf> {
-    let base = xdg("XDG_CONFIG_HOME").or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
-    Some(base.join("agent-creds/vault.toml"))
+    Some(config_dir()?.join("vault.toml"))
 }
 
-fn signing_key_variable() -> anyhow::Result<Option<Zeroizing<String>>> {
+/// The folder of the user's own configuration.
+fn config_dir() -> Option<PathBuf> {
+    let base = xdg("XDG_CONFIG_HOME").or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
+    Some(base.join("agent-creds"))
+}
+
+pub(super) fn signing_key_variable() -> anyhow::Result<Option<Zeroizing<String>>> {
     match std::env::var("MACAROON_SIGNING_KEY") {
         Ok(text) if text.is_empty() => Ok(None),
         Ok(text) => Ok(Some(Zeroizing::new(text))),
@@ -392,7 +407,7 @@ fn parse_bool(text: &str) -> Result<bool, &'static str> {
 }
 
 /// Set and empty is not set.
-fn parse_prefix(text: &str) -> Result<TokenPrefix, TokenPrefixError> {
+pub(super) fn parse_prefix(text: &str) -> Result<TokenPrefix, TokenPrefixError> {
     if text.is_empty() { Ok(TokenPrefix::default()) } else { text.parse() }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::adev::list::{span, word};
 use super::folders::{RuntimeArgs, absolute, runtime_dir, state_dir};
 use crate::control::client::{ConnectError, connect};
-use crate::control::v1::{GetStatusRequest, GetStatusResponse, ListRequest, Sandbox, State};
+use crate::control::v1::{GetStatusRequest, GetStatusResponse, ListRequest, Sandbox, SharedVaultState, State};
 use crate::launch::printable;
 use crate::pki::Ca;
 
@@ -40,6 +40,8 @@ struct Report {
     problems: Vec<String>,
     server: Option<Server>,
     envoy: Option<Envoy>,
+    /// The vaults of other servers that projects name.
+    shared_vaults: Vec<Vault>,
     sandboxes: Vec<Counted>,
     /// That of the project, when it has one.
     this_sandbox: Option<This>,
@@ -61,6 +63,15 @@ struct Server {
 struct Envoy {
     connected: bool,
     converged: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Vault {
+    address: String,
+    state: String,
+    node: String,
+    gateway: String,
+    expires: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -146,13 +157,14 @@ fn report(
                 problems,
                 server: None,
                 envoy: None,
+                shared_vaults: Vec::new(),
                 sandboxes: Vec::new(),
                 this_sandbox: None,
                 ca_not_after,
             };
         }
     };
-    trouble(&status, &mut problems);
+    trouble(&status, now, &mut problems);
     for sandbox in sandboxes.iter().filter(|sandbox| sandbox.state() == State::Partial) {
         let (name, detail) = (printable(&sandbox.name), printable(&sandbox.detail));
         problems.push(format!("the sandbox {name} is not whole: {detail}"));
@@ -175,6 +187,7 @@ fn report(
             http: printable(&status.http),
         }),
         envoy: Some(Envoy { connected: status.envoy_connected, converged: status.envoy_converged }),
+        shared_vaults: status.shared_vaults.iter().map(vault).collect(),
         sandboxes: counted.into_iter().filter(|counted| counted.count > 0).collect(),
         this_sandbox: this.map(|sandbox| This {
             name: printable(&sandbox.name),
@@ -186,8 +199,18 @@ fn report(
     }
 }
 
+fn vault(vault: &SharedVaultState) -> Vault {
+    Vault {
+        address: printable(&vault.address),
+        state: printable(&vault.state),
+        node: printable(&vault.node),
+        gateway: printable(&vault.gateway),
+        expires: vault.expires,
+    }
+}
+
 /// What the server finds wrong.
-fn trouble(status: &GetStatusResponse, problems: &mut Vec<String>) {
+fn trouble(status: &GetStatusResponse, now: i64, problems: &mut Vec<String>) {
     problems.extend(status.problems.iter().map(|problem| {
         let lines: Vec<_> = problem.lines().map(printable).collect();
         format!("{}\nthe configuration before it goes on", lines.join("\n"))
@@ -205,6 +228,22 @@ fn trouble(status: &GetStatusResponse, problems: &mut Vec<String>) {
             "stale" => format!("the credential of {host} cannot be renewed, the last one goes on: {message}"),
             _ => format!("the credential of {host} cannot be had, requests that need it are refused: {message}"),
         });
+    }
+    for vault in &status.shared_vaults {
+        let (address, named, message) =
+            (printable(&vault.address), printable(&vault.named), printable(&vault.message));
+        match vault.state.as_str() {
+            "connected" if vault.expires <= now => problems.push(format!(
+                "the certificate towards the shared vault {address} ({named}) has ended: enrol this server anew, with `agent-creds nodes \
+                 enrol` where the vault is"
+            )),
+            "connected" => {}
+            "connecting" => problems.push(format!("the shared vault {address} ({named}) does not answer yet")),
+            "not_enrolled" => problems.push(format!("{named}: {message}")),
+            _ => problems.push(format!(
+                "the shared vault {address} ({named}) cannot be reached, requests with tokens are refused: {message}"
+            )),
+        }
     }
     if !status.envoy_connected && status.keeps_envoy {
         problems.push("no Envoy is connected: the server's log says why it does not run".to_owned());
@@ -233,6 +272,14 @@ fn as_text(report: &Report, now: i64, colours: bool) -> String {
         Some(Envoy { connected: true, converged: false }) => say("Envoy", paint(33, "connected, behind")),
         Some(Envoy { connected: false, .. }) => say("Envoy", "none of this server's own is connected".to_owned()),
         None => {}
+    }
+    for Vault { address, state, node, gateway, expires } in &report.shared_vaults {
+        let state = if state == "connected" {
+            format!("{address}: connected as {node} (gateway {gateway}), certificate for {}", span(expires - now))
+        } else {
+            format!("{address}: {}", paint(31, &state.replace('_', " ")))
+        };
+        say("shared vault", state);
     }
     if report.server.is_some() {
         let counts: Vec<_> =
@@ -343,6 +390,34 @@ all is well
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }
         assert!(!text.contains("all is well"));
+    }
+
+    #[test]
+    fn shared_vaults_are_told_of() {
+        let vault = |state: &str, message: &str| SharedVaultState {
+            address: "vault.example.com:18000".into(),
+            state: state.into(),
+            message: message.into(),
+            named: "/p/agent-creds.toml:7".into(),
+            node: "laptop-1".into(),
+            gateway: "team".into(),
+            expires: NOW + 86400 * 29,
+        };
+        let told = |vault| {
+            let status = GetStatusResponse { shared_vaults: vec![vault], ..well() };
+            let report = report(Ok((status, Vec::new())), None, None, NOW);
+            (report.healthy, as_text(&report, NOW, false))
+        };
+        let (healthy, text) = told(vault("connected", ""));
+        let line = "shared vault  vault.example.com:18000: connected as laptop-1 (gateway team), certificate for 29d0h\n";
+        assert!(healthy && text.contains(line), "{text}");
+        let (healthy, text) = told(vault("down", "refused\u{1b}[2J"));
+        assert!(!healthy && text.contains("vault.example.com:18000: down\n"), "{text}");
+        assert!(text.contains("cannot be reached, requests with tokens are refused: refused\\u{1b}[2J\n"), "{text}");
+        let (healthy, text) = told(vault("not_enrolled", "no identity"));
+        assert!(!healthy && text.contains("problem: /p/agent-creds.toml:7: no identity\n"), "{text}");
+        let (healthy, text) = told(SharedVaultState { expires: NOW, ..vault("connected", "") });
+        assert!(!healthy && text.contains("has ended: enrol this server anew"), "{text}");
     }
 
     #[test]

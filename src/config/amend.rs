@@ -78,14 +78,15 @@ fn offer(project: &ProjectConfig, refused: &Refused) -> Result<(HostPattern, Vec
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         origin: project.origin.clone(),
         upstreams: project.upstreams.clone(),
+        vault: None,
     };
     let rules = Rules::new([&policy], Keyring::default(), TokenPrefix::default(), false);
     let (method, target) = refused.request.as_ref().map_or(("GET", "/"), |(method, path)| (method, path));
     let request =
-        AccessRequest { sandbox: policy.id.as_str(), host: &refused.host, method, target, token: Presented::None };
+        AccessRequest { sandbox: policy.id.as_str(), host: &refused.host, method, target, token: Presented::None, behind: None };
     let denial = match decide(&rules, &request, 0) {
         Decision::Deny(denial) => denial,
-        Decision::Allow(_) | Decision::PassThrough => return Err(AmendError::Allowed),
+        Decision::Allow(_) | Decision::PassThrough | Decision::Refer(_) => return Err(AmendError::Allowed),
     };
     if refused.request.is_none() && !matches!(denial, Denial::UnknownUpstream(_)) {
         return Err(AmendError::Allowed);

@@ -19,6 +19,7 @@ mod paths;
 mod project;
 mod reader;
 mod settle;
+mod shared_vault;
 mod source;
 mod targets;
 mod units;
@@ -40,6 +41,7 @@ pub use project::{EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, 
 pub(crate) use reader::MAX_FILE;
 pub(crate) use source::read_file;
 pub use source::{FileId, PROJECT_FILE, Sources, VaultSource, file_id};
+pub use shared_vault::{SHARED_VAULT_PORT, SharedVaultConfig};
 pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};
 pub use vault::{

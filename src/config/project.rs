@@ -9,6 +9,7 @@ use super::ca::ReadFile;
 use super::diagnostic::{Diagnostic, Diagnostics, quoted};
 use super::reader::{Item, Reader, Table, nearest};
 use super::targets::{BrowserTarget, CDP_PORT, CdpTarget};
+use super::shared_vault::SharedVaultConfig;
 use super::units::{Cpus, EnvName, ImageName, Memory};
 use super::upstream::{self, Upstreams};
 use crate::domain::names::{HostPattern, SandboxId};
@@ -23,6 +24,8 @@ pub struct ProjectConfig {
     pub kind: ProjectKind,
     /// What it may reach, by host.
     pub upstreams: BTreeMap<HostPattern, Upstream>,
+    /// The vault of another server that has the credentials; `None`: the server's own.
+    pub vault: Option<SharedVaultConfig>,
     /// Pages that may be opened in the host's browser.
     pub browser_targets: Vec<BrowserTarget>,
     /// Pages of the host's browser that may be driven.
@@ -127,6 +130,7 @@ impl ProjectConfig {
             listen,
             origin: self.origin.clone(),
             upstreams: self.upstreams.clone(),
+            vault: self.vault.as_ref().map(|vault| vault.address.clone()),
         })
     }
 
@@ -146,6 +150,7 @@ impl ProjectConfig {
             id,
             kind: ProjectKind::Sandbox(SandboxConfig::default()),
             upstreams: BTreeMap::new(),
+            vault: None,
             browser_targets: Vec::new(),
             cdp_targets: Vec::new(),
             watch: Vec::new(),
@@ -180,11 +185,7 @@ fn read_root(mut root: Table<'_, '_>, folder: &Path, read: &dyn ReadFile) -> Opt
         gateway.wrong_key(format_args!("[gateway] beside [sandbox] (line {})", sandbox.origin().line), Some(hint));
     }
     let upstreams = root.optional("upstream").map(|item| upstream::read(&item, folder, read));
-    if let Some(vault) = root.optional("vault") {
-        // Taken silently, requests would be answered by the server's own vault.
-        let hint = "remove [vault]: the vault of the server that serves this file is used".to_owned();
-        vault.wrong_key("a shared vault cannot be used yet", Some(hint));
-    }
+    let vault = root.optional("vault").and_then(|item| SharedVaultConfig::read(&item));
     let browser_targets = root.optional("browser_target");
     let cdp_targets = root.optional("cdp_target");
     for item in [&browser_targets, &cdp_targets].into_iter().flatten() {
@@ -210,7 +211,7 @@ fn read_root(mut root: Table<'_, '_>, folder: &Path, read: &dyn ReadFile) -> Opt
         None => name_of_folder(folder, &header)?,
     };
     let Upstreams { by_host, ca_files } = upstreams.unwrap_or_default();
-    Some(ProjectConfig { id, kind, upstreams: by_host, browser_targets, cdp_targets, watch: ca_files, origin })
+    Some(ProjectConfig { id, kind, upstreams: by_host, vault, browser_targets, cdp_targets, watch: ca_files, origin })
 }
 
 /// Outer `None`: no name given; inner `None`: a bad one, noted.

@@ -262,9 +262,13 @@ fn each_mistake_has_its_place_and_its_hint() {
              \"*My App*\"",
         ),
         (
-            "[vault]\nhost = \"vault.example.com\"",
-            "p.toml:1:2: a shared vault cannot be used yet\n    help: remove [vault]: the vault of the server that serves this \
-             file is used",
+            "[vault]\nhost = \"https://vault.example.com\"",
+            "p.toml:2:8: `https://vault.example.com` is no address of a vault\n    help: write the name or the address of its \
+             machine, as in \"vault.example.com\", with a port unless it is 18000: \"vault.example.com:443\"",
+        ),
+        (
+            "[vault]",
+            "p.toml:1:2: `vault` needs `host`\n    help: add host = \"vault.example.com\"",
         ),
         (
             "upstream = 1",

@@ -37,6 +37,10 @@ pub(super) fn widening(old: &ProjectConfig, new: &ProjectConfig) -> Option<Strin
     if new.cdp_targets.iter().any(|target| old.cdp_targets.iter().all(|old| driven(old) != driven(target))) {
         return Some("it would let the sandbox drive other tabs of the host's browser".to_owned());
     }
+    let asked = |project: &ProjectConfig| project.vault.as_ref().map(|vault| vault.address.clone());
+    if asked(old) != asked(new) {
+        return Some("it would have another vault".to_owned());
+    }
     match (&old.kind, &new.kind) {
         (ProjectKind::Sandbox(old), ProjectKind::Sandbox(new)) => sandbox_widening(old, new),
         _ => Some("it would be another kind of project".to_owned()),
@@ -132,6 +136,7 @@ mod tests {
             (OLD.replace("memory = \"1g\"", "memory = \"2g\""), "[sandbox]"),
             (OLD.replace("memory = \"1g\"", "memory = \"1g\"\nruntime = \"runc\""), "[sandbox]"),
             (OLD.replace("a.example/*", "*"), "other pages"),
+            (format!("{OLD}[vault]\nhost = \"a.example\"\n"), "another vault"),
             (format!("{OLD}[[cdp_target]]\ntype = \"page\"\n"), "other tabs"),
         ] {
             let found = widening(&old, &project(&new)).unwrap_or_else(|| panic!("{new}"));

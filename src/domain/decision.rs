@@ -3,12 +3,14 @@
 //! ```text
 //! AccessRequest ──▶ decide(rules) ──▶ Allow(Grant)      the only key to the secret store
 //!                                 ├─▶ PassThrough       no token of ours, and none demanded
+//!                                 ├─▶ Refer(Referral)   within the limits; the vault of another server has the say
 //!                                 └─▶ Deny(Denial)      status and reason; `remedy` says what would allow it
 //! ```
 //!
 //! The order is fixed: who is calling (Envoy's configuration says), is the token genuine and valid now (401), do the
 //! upstream's limits allow the request (403), do the token's caveats (403).
 
+mod behind;
 mod remedy;
 mod unsignable;
 
@@ -17,14 +19,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::behind::{BEHIND_EXTENSION, Behind, BehindError};
 pub use self::remedy::{Offer, Remedy, remedy};
 pub use self::unsignable::Unsignable;
 use super::holding::Holding;
 use super::macaroon::{
-    CaveatError, CaveatRequest, Claims, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
+    CaveatError, CaveatRequest, Claims, Issuer, Keyring, Token, TokenError, TokenId, TokenPrefix, Verified, verify,
 };
 use super::names::{Host, HostPattern, Instance, SandboxId};
-use super::policy::{Limits, Policy, RequestPath};
+use super::policy::{Address, Limits, Policy, RequestPath};
 use super::revocations::Revocations;
 
 /// The context extension in which Envoy's configuration names the sandbox (design §3.1).
@@ -56,6 +59,7 @@ pub struct Rules {
 #[derive(Debug)]
 struct Reachable {
     instance: Option<Instance>,
+    vault: Option<Address>,
     hosts: HashMap<Host, Limits>,
     /// The longest parent first: the most specific pattern wins.
     wildcards: Vec<Wildcard>,
@@ -78,6 +82,7 @@ struct Place<'a> {
     /// The name of the upstream: the host, or the pattern that it is one of.
     upstream: &'a str,
     limits: &'a Limits,
+    vault: Option<&'a Address>,
 }
 
 impl Rules {
@@ -107,7 +112,8 @@ impl Rules {
                     }
                 }
                 wildcards.sort_by_key(|wildcard| std::cmp::Reverse(wildcard.name.len()));
-                (policy.id.clone(), Reachable { instance: policy.instance.clone(), hosts, wildcards })
+                let (instance, vault) = (policy.instance.clone(), policy.vault.clone());
+                (policy.id.clone(), Reachable { instance, vault, hosts, wildcards })
             })
             .collect();
         Self { sandboxes, keyring, prefix, strict, revocations: Revocations::default() }
@@ -128,9 +134,9 @@ impl Rules {
     /// Sandbox and upstream as Envoy's configuration names them, if the policies know both.
     fn place(&self, sandbox: &str, host: &str) -> Option<Place<'_>> {
         let (sandbox, reachable) = self.sandboxes.get_key_value(sandbox)?;
-        let instance = reachable.instance.as_ref();
+        let (instance, vault) = (reachable.instance.as_ref(), reachable.vault.as_ref());
         if let Some((host, limits)) = reachable.hosts.get_key_value(host) {
-            return Some(Place { sandbox, instance, host: Cow::Borrowed(host), upstream: host.as_str(), limits });
+            return Some(Place { sandbox, instance, host: Cow::Borrowed(host), upstream: host.as_str(), limits, vault });
         }
         if reachable.wildcards.is_empty() {
             return None;
@@ -138,7 +144,7 @@ impl Rules {
         let host: Host = host.parse().ok()?;
         let Wildcard { name, limits, .. } =
             reachable.wildcards.iter().find(|wildcard| wildcard.pattern.matches(&host))?;
-        Some(Place { sandbox, instance, host: Cow::Owned(host), upstream: name, limits })
+        Some(Place { sandbox, instance, host: Cow::Owned(host), upstream: name, limits, vault })
     }
 
     /// The name of the upstream that `host` is, or is one of: there are only so many, whatever an agent asks for.
@@ -160,6 +166,8 @@ pub struct AccessRequest<'a> {
     pub target: &'a str,
     /// The token that came with it.
     pub token: Presented<'a>,
+    /// The other server's sandbox that it is for, when another server asks.
+    pub behind: Option<Behind>,
 }
 
 /// What a request presents as its token. Its `Debug` does not show it.
@@ -202,6 +210,8 @@ pub enum Decision {
     Allow(Grant),
     /// It goes on as it is: it has no token of ours.
     PassThrough,
+    /// It is within the limits here, and the vault of another server decides about its token.
+    Refer(Referral),
     /// It is refused.
     Deny(Denial),
 }
@@ -228,6 +238,17 @@ impl Grant {
     pub fn holding(&self) -> &Holding {
         &self.holding
     }
+}
+
+/// Which vault is to be asked about a request, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referral {
+    /// The vault.
+    pub vault: Address,
+    /// The upstream.
+    pub host: Host,
+    /// The sandbox; `None` for a gateway.
+    pub behind: Option<Behind>,
 }
 
 /// Why a request is refused. `Display` is what the agent is told; it never holds a token or a secret.
@@ -273,6 +294,12 @@ pub enum Denial {
     /// The token is good, and what it is to be swapped for cannot be had now.
     #[error("Credential not available for this host: {0}")]
     CredentialUnavailable(Host),
+    /// The vault of another server has the credential, and cannot be asked now.
+    #[error("Credential not available for this host: {0} (its vault does not answer)")]
+    VaultUnavailable(Host),
+    /// The vault of another server refused it, in these words.
+    #[error("{0}")]
+    RefusedByVault(String),
     /// The token is good, and its credential cannot sign the request.
     #[error("The request cannot be signed for {host}: {reason}")]
     Unsignable {
@@ -294,8 +321,9 @@ impl Denial {
             | Self::Caveat(_)
             | Self::LimitMethod { .. }
             | Self::LimitPath { .. }
+            | Self::RefusedByVault(_)
             | Self::NoCredential(_) => 403,
-            Self::CredentialUnavailable(_) => 503,
+            Self::CredentialUnavailable(_) | Self::VaultUnavailable(_) => 503,
             Self::Unsignable { reason, .. } => reason.status(),
         }
     }
@@ -310,7 +338,12 @@ impl Denial {
             | Self::CredentialUnavailable(_)
             | Self::Unsignable { .. } => true,
             Self::Token(error) => *error == TokenError::Revoked,
-            Self::UnknownUpstream(_) | Self::NoToken | Self::SeveralTokens | Self::MisplacedToken(_) => false,
+            Self::UnknownUpstream(_)
+            | Self::NoToken
+            | Self::SeveralTokens
+            | Self::MisplacedToken(_)
+            | Self::VaultUnavailable(_)
+            | Self::RefusedByVault(_) => false,
         }
     }
 
@@ -334,6 +367,8 @@ impl Denial {
             Self::LimitPath { .. } => "limit_path",
             Self::NoCredential(_) => "no_credential",
             Self::CredentialUnavailable(_) => "credential_unavailable",
+            Self::VaultUnavailable(_) => "vault_unavailable",
+            Self::RefusedByVault(_) => "refused_by_vault",
             Self::Unsignable { .. } => "unsignable",
         }
     }
@@ -341,6 +376,9 @@ impl Denial {
 
 /// Decides on one request. `now` is in Unix seconds.
 pub fn decide(rules: &Rules, request: &AccessRequest<'_>, now: u64) -> Decision {
+    if rules.sandboxes.get(request.sandbox).is_some_and(|reachable| reachable.vault.is_some()) {
+        return refer(rules, request).unwrap_or_else(Decision::Deny);
+    }
     let verify = |token: &Token| {
         let verified = verify(token, &rules.keyring)?;
         // Only who holds a token learns that it was revoked.
@@ -355,6 +393,23 @@ pub fn decide(rules: &Rules, request: &AccessRequest<'_>, now: u64) -> Decision 
         Ok(None) => Decision::PassThrough,
         Err(denial) => Decision::Deny(denial),
     }
+}
+
+/// The vault of another server looks at the token, wherever it is in the request: it alone knows where its credentials go.
+/// The limits are this server's.
+fn refer(rules: &Rules, request: &AccessRequest<'_>) -> Result<Decision, Denial> {
+    let place = known(rules, request)?;
+    let referral = match (&request.token, place.vault) {
+        (Presented::None, _) if rules.strict => return Err(Denial::NoToken),
+        (Presented::None, _) | (_, None) => None,
+        (_, Some(vault)) => Some(Referral {
+            vault: vault.clone(),
+            host: place.host.clone().into_owned(),
+            behind: place.instance.map(|instance| Behind { sandbox: place.sandbox.clone(), instance: instance.clone() }),
+        }),
+    };
+    within_limits(&place, &upper_case(request.method), request.target)?;
+    Ok(referral.map_or(Decision::PassThrough, Decision::Refer))
 }
 
 /// What [`decide`] would answer if the token's signature holds, for who has no key: the same rules in the same order, but
@@ -373,8 +428,7 @@ fn judge<T>(
     read: impl FnOnce(&Token) -> Result<T, TokenError>,
     check: impl FnOnce(&T, &CaveatRequest<'_>) -> Result<(), CaveatError>,
 ) -> Result<Option<(Host, T)>, Denial> {
-    let Place { sandbox, instance, host, limits, .. } =
-        rules.place(request.sandbox, request.host).ok_or_else(|| Denial::UnknownUpstream(excerpt(request.host)))?;
+    let place = known(rules, request)?;
     let method = upper_case(request.method);
     let path = RequestPath::from_target(request.target);
     let token = match &request.token {
@@ -384,25 +438,42 @@ fn judge<T>(
         Presented::Misplaced(place) => return Err(Denial::MisplacedToken(excerpt(place))),
         Presented::Token(text) => Some(read(&Token::parse(text, &rules.prefix)?)?),
     };
-    let caveats = token
-        .as_ref()
-        .map(|token| check(token, &CaveatRequest { host: &host, method: &method, path, sandbox, instance, now }));
+    let (sandbox, instance, issuer) = match (&request.behind, place.vault) {
+        (_, Some(_)) => (place.sandbox, place.instance, Issuer::Shared),
+        (Some(behind), None) => (&behind.sandbox, Some(&behind.instance), Issuer::OwnAs(place.sandbox)),
+        (None, None) => (place.sandbox, place.instance, Issuer::Own),
+    };
+    let wanted = CaveatRequest { host: &place.host, method: &method, path, sandbox, instance, issuer, now };
+    let caveats = token.as_ref().map(|token| check(token, &wanted));
     // A token that is not valid now is no token; what it forbids comes after what the upstream forbids.
     if let Some(Err(error)) = &caveats
         && error.is_about_time()
     {
         return Err(error.clone().into());
     }
-    if !limits.allow_method(&method) {
-        return Err(Denial::LimitMethod { host: host.into_owned(), method: excerpt(&method) });
+    within_limits(&place, &method, request.target)?;
+    caveats.transpose()?;
+    Ok(token.map(|token| (place.host.into_owned(), token)))
+}
+
+/// Where the request is from and to, if the policies know both.
+fn known<'a>(rules: &'a Rules, request: &AccessRequest<'_>) -> Result<Place<'a>, Denial> {
+    rules.place(request.sandbox, request.host).ok_or_else(|| Denial::UnknownUpstream(excerpt(request.host)))
+}
+
+/// Whether the upstream's limits allow it. The method is in upper case.
+fn within_limits(place: &Place<'_>, method: &str, target: &str) -> Result<(), Denial> {
+    let (limits, host) = (place.limits, || place.host.clone().into_owned());
+    if !limits.allow_method(method) {
+        return Err(Denial::LimitMethod { host: host(), method: excerpt(method) });
     }
+    let path = RequestPath::from_target(target);
     if !path.map_or(limits.paths.is_none(), |path| limits.allow_path(path)) {
         // The query may hold the token, and this text is shown and kept.
-        let path = request.target.split(['?', '#']).next().unwrap_or_default();
-        return Err(Denial::LimitPath { host: host.into_owned(), path: excerpt(path) });
+        let path = target.split(['?', '#']).next().unwrap_or_default();
+        return Err(Denial::LimitPath { host: host(), path: excerpt(path) });
     }
-    caveats.transpose()?;
-    Ok(token.map(|token| (host.into_owned(), token)))
+    Ok(())
 }
 
 /// Methods are compared in upper case (`token-format.md`), so that a server that does not care for case cannot be reached

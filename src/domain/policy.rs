@@ -26,6 +26,8 @@ pub struct Policy {
     pub origin: Origin,
     /// What it may reach, by host.
     pub upstreams: BTreeMap<HostPattern, Upstream>,
+    /// The vault of another server that has the credentials, when it is not this server's own.
+    pub vault: Option<Address>,
 }
 
 /// Where a sandbox that runs is served, and which life of it this is.

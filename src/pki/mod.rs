@@ -13,4 +13,4 @@ mod node;
 
 pub use ca::{Ca, CaError, CaSummary};
 pub use leaf::{LeafError, LeafPem, LeafSchedule};
-pub use node::{NodeCertError, NodePem, SERVER_URI, node_of_certificate};
+pub use node::{NodeCertError, NodePem, SERVER_URI, is_server_certificate, node_of_certificate};

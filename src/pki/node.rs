@@ -120,6 +120,13 @@ pub fn node_of_certificate(der: &[u8]) -> Option<(NodeIdentity, i64)> {
     }
 }
 
+/// Whether this certificate (DER) says that it is the server's towards nodes. Nothing is verified here.
+pub fn is_server_certificate(der: &[u8]) -> bool {
+    let Ok((rest, certificate)) = X509Certificate::from_der(der) else { return false };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
+    rest.is_empty() && matches!(names.value.general_names.as_slice(), [GeneralName::URI(uri)] if *uri == SERVER_URI)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +143,7 @@ mod tests {
         let identity =
             NodeIdentity { id: "edge-1".parse().unwrap(), gateway: "ci".parse().unwrap(), enrolment: [7; 16].into() };
         let pem = ca.mint_node(&identity, Duration::from_secs(60), now).unwrap();
+        assert!(!is_server_certificate(&der(&pem.chain)), "no node plays the server");
         let (found, end) = node_of_certificate(&der(&pem.chain)).unwrap();
         assert_eq!((found, end), (identity.clone(), pem.not_after));
         assert_eq!(pem.fingerprint.len(), 64);
@@ -155,6 +163,7 @@ mod tests {
         let ca = Ca::load_or_create(dir.path(), now).unwrap();
         let server = ca.mint_server(Duration::from_secs(60), now).unwrap();
         assert_eq!(node_of_certificate(&der(&server.chain)), None);
+        assert!(is_server_certificate(&der(&server.chain)) && !is_server_certificate(&der(ca.certificate_pem())));
         let schedule = crate::pki::LeafSchedule::new(Duration::from_secs(60));
         let leaf = ca.mint_leaf(&"edge-1.example.com".parse().unwrap(), schedule, now).unwrap();
         assert_eq!(node_of_certificate(&der(&leaf.chain)), None);

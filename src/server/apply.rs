@@ -13,10 +13,12 @@ use tokio::sync::watch;
 use super::credentials::CredentialStore;
 use super::leaves::LeafSource;
 use super::sandboxes::{Servings, Trust};
+use super::shared::SharedVaults;
 use super::status::Status;
 use crate::config::Loaded;
 use crate::domain::decision::Rules;
 use crate::domain::macaroon::TokenPrefix;
+use crate::domain::names::HostPattern;
 use crate::domain::policy::Policy;
 use crate::domain::revocations::Revocations;
 use crate::metrics::ServerMetrics;
@@ -36,6 +38,10 @@ pub(super) struct Applier {
     pub(super) prefix: TokenPrefix,
     pub(super) strict: bool,
     pub(super) credentials: CredentialStore,
+    /// The vaults of other servers.
+    pub(super) shared: Arc<SharedVaults>,
+    /// The hosts whose requests this server's own vault signs.
+    pub(super) signing: watch::Sender<Vec<HostPattern>>,
     pub(super) builder: FleetBuilder,
     pub(super) leaves: LeafSource,
     pub(super) ca_dir: PathBuf,
@@ -59,9 +65,15 @@ impl Applier {
             }
             problems.extend(missing);
         }
+        self.shared.set(loaded.projects.iter().filter_map(|project| project.vault.as_ref()));
         let policies = self.policies(loaded);
-        let rules = self.rules(&policies);
-        self.vault.replace(VaultState { rules, credentials: self.credentials.current() });
+        self.decide_by(&policies);
+        let signing = self.credentials.signing();
+        self.signing.send_if_modified(|current| {
+            let changed = *current != signing;
+            *current = signing;
+            changed
+        });
         self.publish(&policies, loaded.generation);
         self.metrics.config_generation.set(i64::try_from(loaded.generation).unwrap_or(i64::MAX));
         self.metrics.config_ok.set(i64::from(problems.is_empty()));
@@ -72,9 +84,13 @@ impl Applier {
 
     /// Decides by the keys that there are now; all else stays as `loaded` has it.
     pub(super) fn rekey(&mut self, loaded: &Loaded) {
-        let policies = self.policies(loaded);
-        let rules = self.rules(&policies);
-        self.vault.replace(VaultState { rules, credentials: self.credentials.current() });
+        self.decide_by(&self.policies(loaded));
+    }
+
+    fn decide_by(&mut self, policies: &[Arc<Policy>]) {
+        let rules = self.rules(policies);
+        let (credentials, shared) = (self.credentials.current(), self.shared.all());
+        self.vault.replace(VaultState { rules, credentials, shared });
     }
 
     fn rules(&mut self, policies: &[Arc<Policy>]) -> Rules {
@@ -119,6 +135,7 @@ impl Applier {
 
     fn publish(&mut self, policies: &[Arc<Policy>], generation: u64) {
         let timer = self.metrics.build_seconds.start_timer();
+        self.builder.set_shared_signing(self.shared.signing());
         let built = self.builder.build(policies, &self.credentials.signing(), generation);
         timer.observe_duration();
         match built {
@@ -150,6 +167,7 @@ pub(super) async fn keep_applied(
     let mut renewal = tokio::time::interval(schedule.check_interval());
     let mut ca_check = tokio::time::interval(Duration::from_secs(1));
     let mut keys = applier.keys.clone();
+    let mut shared = applier.shared.changed();
     let stopped = stopping.wait();
     tokio::pin!(stopped);
     loop {
@@ -168,6 +186,10 @@ pub(super) async fn keep_applied(
             Ok(()) = keys.changed() => {
                 let now = Arc::clone(&loaded.borrow());
                 tokio::task::block_in_place(|| applier.rekey(&now));
+            }
+            Ok(()) = shared.changed() => {
+                let now = Arc::clone(&loaded.borrow());
+                tokio::task::block_in_place(|| applier.publish(&applier.policies(&now), now.generation));
             }
             _ = renewal.tick() => {
                 let now = Arc::clone(&loaded.borrow());

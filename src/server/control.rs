@@ -59,6 +59,7 @@ impl Control for ControlService {
             keeps_envoy: report.keeps_envoy,
             rejected: report.rejected,
             credentials: report.credentials,
+            shared_vaults: report.shared_vaults,
             started: unix_seconds(report.started),
             strict: self.strict,
             http: self.http.to_string(),

@@ -17,6 +17,7 @@ mod handshakes;
 mod metrics;
 mod renewal;
 mod tls;
+mod views;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +33,9 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 pub(super) use self::control::NodesService;
-pub use self::enrol::{NodeBootstrap, enrol};
+pub use self::enrol::{NewIdentity, NodeBootstrap, enrol, enrol_server, revoke_tokens};
+pub(super) use self::renewal::SECRET as NODE_SECRET;
+pub(super) use self::views::VaultViews;
 use self::handshakes::Handshakes;
 use self::metrics::NodeMetrics;
 use self::renewal::Renewals;

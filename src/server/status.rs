@@ -10,8 +10,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::credentials::{CredentialReport, CredentialStates};
+use super::shared::{SharedVaultReport, SharedVaults};
 use crate::config::{Diagnostic, Loaded};
-use crate::control::v1::{CredentialTrouble, RejectedUpdate};
+use crate::control::v1::{self, CredentialTrouble, RejectedUpdate};
 use crate::xds::service::{Connections, NodeStatus};
 use crate::xds::snapshot::{LOCAL_CLUSTER, ResourceType};
 
@@ -25,7 +26,15 @@ pub(super) struct Status {
     /// Envoy's process id; `None` when this server does not keep one running.
     envoy_pid: Option<Arc<AtomicI32>>,
     credentials: CredentialStates,
+    shared: Arc<SharedVaults>,
     started: SystemTime,
+}
+
+impl From<SharedVaultReport> for v1::SharedVaultState {
+    fn from(report: SharedVaultReport) -> Self {
+        let SharedVaultReport { address, state, message, named, node, gateway, expires } = report;
+        Self { address, state: state.to_owned(), message, named, node, gateway, expires }
+    }
 }
 
 /// How many generations it is known of when they came into force.
@@ -48,6 +57,7 @@ pub(super) struct Report {
     config: ConfigReport,
     credentials: CredentialsReport,
     envoy: EnvoyReport,
+    shared_vaults: Vec<SharedVaultReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,6 +102,7 @@ pub(super) struct Summary {
     pub(super) keeps_envoy: bool,
     pub(super) rejected: Vec<RejectedUpdate>,
     pub(super) credentials: Vec<CredentialTrouble>,
+    pub(super) shared_vaults: Vec<v1::SharedVaultState>,
     pub(super) started: SystemTime,
 }
 
@@ -100,9 +111,10 @@ impl Status {
         connections: Connections,
         envoy_pid: Option<Arc<AtomicI32>>,
         credentials: CredentialStates,
+        shared: Arc<SharedVaults>,
     ) -> Self {
         let (config, applied) = (Mutex::default(), watch::Sender::new(None));
-        Self { config, applied, connections, envoy_pid, credentials, started: SystemTime::now() }
+        Self { config, applied, connections, envoy_pid, credentials, shared, started: SystemTime::now() }
     }
 
     /// Notes that `loaded` is in force, as far as it has none of `problems`.
@@ -151,6 +163,7 @@ impl Status {
             keeps_envoy: self.envoy_pid.is_some(),
             rejected: report.envoy.rejected.into_iter().map(RejectedUpdate::from).collect(),
             credentials: report.credentials.problems.into_iter().map(CredentialTrouble::from).collect(),
+            shared_vaults: report.shared_vaults.into_iter().map(v1::SharedVaultState::from).collect(),
             started: self.started,
         }
     }
@@ -187,6 +200,7 @@ impl Status {
             // Nor does a credential that cannot be had: the requests that need it are refused, all others go on.
             credentials: CredentialsReport { ok: credentials.is_empty(), problems: credentials },
             envoy: EnvoyReport { connected: !local.is_empty(), converged, pid, rejected: rejected(&nodes) },
+            shared_vaults: self.shared.report(),
         }
     }
 }

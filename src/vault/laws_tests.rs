@@ -38,6 +38,7 @@ fn vault() -> Vault {
         listen: "127.0.0.1:1".parse().unwrap(),
         origin: origin.clone(),
         upstreams: HOSTS.iter().map(|host| (host.parse().unwrap(), upstream())).collect(),
+        vault: None,
     };
     let secret = || Secret::new(KEY.as_bytes().to_vec()).unwrap();
     let own = HeaderCredential { name: "x-own-key".to_owned(), prefix: String::new(), value: secret() };
@@ -51,6 +52,7 @@ fn vault() -> Vault {
     let state = VaultState {
         rules: Rules::new([&policy], Keyring::single(&signing_key()), TokenPrefix::default(), false),
         credentials: Credentials::new(credentials).unwrap().into(),
+        shared: Default::default(),
     };
     Vault::new(state, VaultMetrics::register(&Registry::new()).unwrap())
 }

@@ -23,10 +23,12 @@ mod response;
 mod secrets;
 mod server_name;
 mod service;
+mod shared;
 pub mod sigv4;
 mod streams;
 
 pub use metrics::VaultMetrics;
 pub use secrets::{Composed, Credential, CredentialError, Credentials, HeaderCredential, Placement, Prepared};
 pub use service::{Observation, Observer, Vault, VaultState};
+pub use shared::SharedVault;
 pub use streams::Streams;

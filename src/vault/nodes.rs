@@ -47,6 +47,7 @@ mod tests {
             listen: ([127, 0, 0, 1], 1).into(),
             origin: Origin { file: "a.toml".into(), line: 1 },
             upstreams: BTreeMap::new(),
+            vault: None,
         }
     }
 

@@ -197,7 +197,7 @@ pub(super) fn write(shape: Shape, denial: &Denial, remedy: &Remedy) -> Refusal {
             ("www-authenticate", "Basic realm=\"agent-creds\""),
             ("www-authenticate", "Bearer realm=\"agent-creds\""),
         ]),
-        Denial::CredentialUnavailable(_) => headers.push(("retry-after", "1")),
+        Denial::CredentialUnavailable(_) | Denial::VaultUnavailable(_) => headers.push(("retry-after", "1")),
         _ => {}
     }
     if shape == Shape::AwsJson {

@@ -16,7 +16,9 @@ use super::secrets::Credentials;
 use super::server_name::{Unread, server_name};
 use super::sigv4::{self, BodySent, Signature, Unsigned};
 use super::{query, reflection};
-use crate::domain::decision::{AccessRequest, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION};
+use crate::domain::decision::{
+    AccessRequest, BEHIND_EXTENSION, BODY_EXTENSION, HOST_EXTENSION, Presented, SANDBOX_EXTENSION,
+};
 use crate::domain::macaroon::TokenPrefix;
 
 /// Clients disagree on padding; whatever they send is decoded, so that no token gets past in a spelling we do not read.
@@ -74,6 +76,8 @@ pub(super) fn read<'a>(
     let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
     let headers = http.header_map.as_ref().ok_or(Unread::NotOurs("raw headers"))?;
     let sandbox = extension(SANDBOX_EXTENSION).ok_or(Unread::NotOurs("sandbox"))?;
+    let behind = extension(BEHIND_EXTENSION).map(str::parse).transpose();
+    let behind = behind.map_err(|_| Unread::NotOurs("sandbox behind a gateway"))?;
     let named = extension(HOST_EXTENSION).ok_or(Unread::NotOurs("host"))?;
     let is_by_server_name = named.starts_with('*');
     let host = if is_by_server_name { server_name(attributes, named, &http.host)? } else { named };
@@ -103,7 +107,14 @@ pub(super) fn read<'a>(
     }
     let (token_headers, signature) = (std::mem::take(&mut found.headers), found.signature.take());
     Ok(Asked {
-        access: AccessRequest { sandbox, host, method: &http.method, target: &http.path, token: found.presented() },
+        access: AccessRequest {
+            sandbox,
+            host,
+            method: &http.method,
+            target: &http.path,
+            token: found.presented(),
+            behind,
+        },
         token_headers,
         signature,
         headers: &headers.headers,

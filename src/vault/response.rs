@@ -15,7 +15,7 @@ use super::query;
 use super::refusal::Refusal;
 use super::request::Asked;
 use super::secrets::Injection;
-use crate::domain::decision::Unsignable;
+use crate::domain::decision::{Denial, Unsignable};
 
 /// The request goes on with the credential; the token does not. `now` is in Unix seconds. Envoy's filters are told `told`, and the
 /// upstream is asked for `encoding`, if it is to be another one.
@@ -61,8 +61,8 @@ fn allow(ok: OkHttpResponse) -> CheckResponse {
     }
 }
 
-/// The request is refused, in these words.
-pub(super) fn deny(refusal: Refusal) -> CheckResponse {
+/// The request is refused because of `denial`, in these words. Another server that asked is told why in short, too.
+pub(super) fn deny(denial: &Denial, refusal: Refusal) -> CheckResponse {
     let code = match refusal.status {
         401 => Code::Unauthenticated,
         503 => Code::Unavailable,
@@ -76,7 +76,9 @@ pub(super) fn deny(refusal: Refusal) -> CheckResponse {
             if again { HeaderAppendAction::AppendIfExistsOrAdd } else { HeaderAppendAction::OverwriteIfExistsOrAdd };
         headers.push(header(name, value, action));
     }
-    refuse(code, refusal.status, headers, refusal.body)
+    let mut response = refuse(code, refusal.status, headers, refusal.body);
+    response.status.get_or_insert_default().message = denial.to_string();
+    response
 }
 
 /// The check request is not one of ours: nothing is told.

@@ -1,5 +1,6 @@
 //! The tonic shell: one `Check` per request of an agent.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,14 +11,20 @@ use tonic::{Request, Response, Status};
 
 use super::live::Live;
 use super::metrics::VaultMetrics;
+use super::request::Asked;
 use super::secrets::{Credentials, Prepared};
 use super::server_name::Unread;
-use super::{nodes, reflection, refusal, request, response};
-use crate::domain::decision::{AccessRequest, Decision, Denial, Remedy, Rules, decide, remedy};
+use super::shared::{Said, SharedVault};
+use super::{nodes, reflection, refusal, request, response, shared};
+use crate::domain::decision::{AccessRequest, Decision, Denial, Referral, Remedy, Rules, decide, remedy};
 use crate::domain::holding::Holding;
 use crate::domain::macaroon::TokenId;
 use crate::domain::node::NodeIdentity;
+use crate::domain::policy::Address;
+use crate::telemetry::Throttle;
 
+/// A vault that does not answer does so for every request.
+static UNANSWERED: Throttle = Throttle::new(Duration::from_secs(10));
 /// How long a request waits for a credential that has to be fetched; Envoy waits a little longer.
 const FETCH_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -28,6 +35,8 @@ pub struct VaultState {
     pub rules: Rules,
     /// What tokens are swapped for.
     pub credentials: Arc<Credentials>,
+    /// The vaults of other servers that projects name.
+    pub shared: HashMap<Address, Arc<dyn SharedVault>>,
 }
 
 /// What became of one request, for those who watch. Method and path are the agent's: to be bounded and escaped.
@@ -106,7 +115,8 @@ impl Vault {
     async fn check_patiently(&self, check: &CheckRequest) -> CheckResponse {
         match self.answer(check, unix_now(), Missing::Wait) {
             Ok(answer) => answer,
-            Err(Awaited(credential)) => {
+            Err(Awaited::Vault(referral)) => self.ask(check, &referral).await,
+            Err(Awaited::Credential(credential)) => {
                 // Whatever comes of it, what is asked is judged again: rules and credentials may have changed meanwhile.
                 let _ = tokio::time::timeout(FETCH_PATIENCE, credential.get()).await;
                 self.check(check, unix_now())
@@ -117,48 +127,14 @@ impl Vault {
     fn answer(&self, check: &CheckRequest, now: u64, missing: Missing) -> Result<CheckResponse, Awaited> {
         let started = Instant::now();
         let state = self.state.load();
-        let asked = match request::read(check, &state.rules.prefix, &state.credentials) {
+        let asked = match self.read(check, &state) {
             Ok(asked) => asked,
-            Err(Unread::Misdirected(host)) => {
-                self.count("", "deny", "misdirected");
-                return Ok(response::misdirected(host));
-            }
-            Err(error) => {
-                tracing::error!(%error, "refused a check request");
-                self.count("", "deny", "not_ours");
-                return Ok(response::not_ours());
-            }
+            Err(response) => return Ok(*response),
         };
-        let AccessRequest { sandbox, host, .. } = asked.access;
-        // A label for each of the hosts that an agent may name would be one too many.
-        let upstream = if asked.is_by_server_name { state.rules.upstream(sandbox, host).unwrap_or("") } else { host };
-        let tell = |decision,
-                    reason,
-                    token: Option<TokenId>,
-                    refused: Option<(&Denial, &Remedy)>,
-                    credential: Option<&str>| {
-            if let Some(observer) = &self.observer {
-                let AccessRequest { sandbox, host, method, target, .. } = asked.access;
-                let latency = started.elapsed();
-                observer.observe(Observation {
-                    sandbox,
-                    host,
-                    method,
-                    target,
-                    token,
-                    decision,
-                    reason,
-                    refused: refused.map(|(denial, _)| denial),
-                    remedy: refused.map(|(_, remedy)| remedy),
-                    credential,
-                    latency,
-                });
-            }
-        };
+        let told = Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
         let denial = match decide(&state.rules, &asked.access, now) {
             Decision::PassThrough => {
-                tell("pass_through", "no_token", None, None, None);
-                self.count(upstream, "pass_through", "no_token");
+                told.tell("pass_through", "no_token", None, None, None);
                 return Ok(response::pass_through());
             }
             Decision::Allow(grant) => match state.credentials.prepared(&grant) {
@@ -166,43 +142,156 @@ impl Vault {
                     (Some(prepared), _) => {
                         let Prepared { injection, reflection } = &*prepared;
                         let (reflection, method) = (reflection.as_ref(), asked.access.method);
-                        let told = reflection::metadata(grant.holding(), reflection, method);
+                        let metadata = reflection::metadata(grant.holding(), reflection, method);
                         let encoding =
                             reflection.filter(|r| r.looks_into_body(method)).and_then(|_| asked.accept_encoding());
-                        match response::inject(injection, &asked, now, told, encoding) {
+                        match response::inject(injection, &asked, now, metadata, encoding) {
                             Ok(response) => {
-                                tell("allow", "token", Some(grant.token()), None, Some(name));
-                                self.count(upstream, "allow", "token");
+                                told.tell("allow", "token", Some(grant.token()), None, Some(name));
                                 return Ok(response);
                             }
                             Err(reason) => Denial::Unsignable { host: grant.host().clone(), reason },
                         }
                     }
-                    (None, Missing::Wait) => return Err(Awaited(Arc::clone(credential))),
+                    (None, Missing::Wait) => return Err(Awaited::Credential(Arc::clone(credential))),
                     (None, Missing::Refuse) => Denial::CredentialUnavailable(grant.host().clone()),
                 },
                 None => Denial::NoCredential(grant.host().clone()),
             },
+            Decision::Refer(referral) => match missing {
+                Missing::Wait => return Err(Awaited::Vault(referral)),
+                Missing::Refuse => Denial::VaultUnavailable(referral.host),
+            },
             Decision::Deny(denial) => denial,
         };
-        let token = denial.is_after_verification().then(|| asked.access.token.id(&state.rules.prefix)).flatten();
-        let access = &asked.access;
-        let remedy = remedy(&state.rules, access, &denial);
-        tell("deny", denial.reason(), token, Some((&denial, &remedy)), None);
+        Ok(told.refuse(&asked, &denial))
+    }
+
+    fn read<'a>(&self, check: &'a CheckRequest, state: &VaultState) -> Result<Asked<'a>, Box<CheckResponse>> {
+        request::read(check, &state.rules.prefix, &state.credentials).map_err(|unread| {
+            Box::new(match unread {
+                Unread::Misdirected(host) => {
+                    self.count("", "deny", "misdirected");
+                    response::misdirected(host)
+                }
+                error => {
+                    tracing::error!(%error, "refused a check request");
+                    self.count("", "deny", "not_ours");
+                    response::not_ours()
+                }
+            })
+        })
+    }
+
+    /// Has the vault of another server decide.
+    async fn ask(&self, check: &CheckRequest, referral: &Referral) -> CheckResponse {
+        let started = Instant::now();
+        let vault = self.state.load().shared.get(&referral.vault).cloned();
+        let said = async {
+            let vault = vault.ok_or_else(|| Status::failed_precondition("there is no such vault"))?;
+            let question = shared::question(check, referral, &vault.gateway()?);
+            let response = vault.check(question).await?;
+            let neither = || Status::data_loss("its answer is neither a yes on which a request may rest nor a no");
+            shared::answer(response, referral).ok_or_else(neither)
+        };
+        let said = tokio::time::timeout(FETCH_PATIENCE, said).await.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(format!("no answer within {} s", FETCH_PATIENCE.as_secs())))
+        });
+        // What is in force may have changed meanwhile; a request that was allowed before goes on, as others do.
+        let state = self.state.load();
+        let asked = match self.read(check, &state) {
+            Ok(asked) => asked,
+            Err(response) => return *response,
+        };
+        let told = Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
+        match said {
+            Ok(Said::Yes(response, holding)) => {
+                told.tell("allow", "token", Some(holding.token), None, Some("(shared vault)"));
+                *response
+            }
+            Ok(Said::No(response, why)) => {
+                let denial = Denial::RefusedByVault(why);
+                let remedy = remedy(&state.rules, &asked.access, &denial);
+                told.tell("deny", denial.reason(), None, Some((&denial, &remedy)), None);
+                *response
+            }
+            Err(error) => {
+                if let Some(left_out) = UNANSWERED.pass() {
+                    tracing::warn!(vault = %referral.vault, %error, left_out, "a shared vault does not answer");
+                }
+                told.refuse(&asked, &Denial::VaultUnavailable(referral.host.clone()))
+            }
+        }
+    }
+
+    /// The vault of another server, if one of the projects names it.
+    pub(super) fn shared(&self, address: &Address) -> Option<Arc<dyn SharedVault>> {
+        self.state.load().shared.get(address).cloned()
+    }
+
+    fn count(&self, upstream: &str, decision: &str, reason: &str) {
+        self.metrics.checks.with_label_values(&[upstream, decision, reason]).inc();
+    }
+}
+
+/// A request that was read, for those who are told what became of it.
+struct Told<'a> {
+    vault: &'a Vault,
+    state: &'a VaultState,
+    access: &'a AccessRequest<'a>,
+    by_name: bool,
+    started: Instant,
+}
+
+impl Told<'_> {
+    /// A label for each of the hosts that an agent may name would be one too many.
+    fn upstream(&self) -> &str {
+        let AccessRequest { sandbox, host, .. } = *self.access;
+        if self.by_name { self.state.rules.upstream(sandbox, host).unwrap_or("") } else { host }
+    }
+
+    fn tell(
+        &self,
+        decision: &'static str,
+        reason: &'static str,
+        token: Option<TokenId>,
+        refused: Option<(&Denial, &Remedy)>,
+        credential: Option<&str>,
+    ) {
+        if let Some(observer) = &self.vault.observer {
+            let AccessRequest { sandbox, host, method, target, .. } = *self.access;
+            observer.observe(Observation {
+                sandbox,
+                host,
+                method,
+                target,
+                token,
+                decision,
+                reason,
+                refused: refused.map(|(denial, _)| denial),
+                remedy: refused.map(|(_, remedy)| remedy),
+                credential,
+                latency: self.started.elapsed(),
+            });
+        }
         // The label is the upstream's name only if it is one of ours: Envoy may still be asking for one just removed.
-        let upstream = if matches!(denial, Denial::UnknownUpstream(_)) { "" } else { upstream };
-        self.count(upstream, "deny", denial.reason());
+        let is_unknown = matches!(refused, Some((Denial::UnknownUpstream(_), _)));
+        self.vault.count(if is_unknown { "" } else { self.upstream() }, decision, reason);
+    }
+
+    /// The answer of a refusal that was made here.
+    fn refuse(&self, asked: &Asked<'_>, denial: &Denial) -> CheckResponse {
+        let (rules, access) = (&self.state.rules, self.access);
+        let token = denial.is_after_verification().then(|| access.token.id(&rules.prefix)).flatten();
+        let remedy = remedy(rules, access, denial);
+        self.tell("deny", denial.reason(), token, Some((denial, &remedy)), None);
         tracing::debug!(
             sandbox = access.sandbox,
             upstream = access.host,
             reason = denial.reason(),
             "refused a request"
         );
-        Ok(response::deny(refusal::write(asked.reader().shape(access.host), &denial, &remedy)))
-    }
-
-    fn count(&self, upstream: &str, decision: &str, reason: &str) {
-        self.metrics.checks.with_label_values(&[upstream, decision, reason]).inc();
+        response::deny(denial, refusal::write(asked.reader().shape(access.host), denial, &remedy))
     }
 }
 
@@ -213,8 +302,13 @@ enum Missing {
     Refuse,
 }
 
-/// The credential that a request waits for.
-struct Awaited(Arc<Live<Prepared>>);
+/// What a request waits for.
+enum Awaited {
+    /// A credential of this vault.
+    Credential(Arc<Live<Prepared>>),
+    /// The vault of another server.
+    Vault(Referral),
+}
 
 #[tonic::async_trait]
 impl Authorization for Vault {

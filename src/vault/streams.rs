@@ -11,17 +11,22 @@ use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::Ex
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HeadersResponse, ProcessingRequest, ProcessingResponse, TrailersResponse, processing_request, processing_response,
 };
-use envoy_types::pb::google::protobuf::value::Kind;
-use futures_util::{Stream, stream};
+use envoy_types::pb::google::protobuf::Struct;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream, stream};
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::{Interval, MissedTickBehavior};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::service::{Vault, unix_now};
+use super::shared::{VAULT_METADATA, text};
 use crate::domain::holding::{HOLDING_METADATA, Holding};
 
 /// How often each open answer is looked at. They are to be cut within five seconds, and who revokes is heard within one.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// The namespace of what the vault told Envoy.
+const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -50,7 +55,7 @@ impl ExternalProcessor for Streams {
         let open = Open {
             messages: request.into_inner(),
             vault: self.vault.clone(),
-            holding: None,
+            rests_on: None,
             look,
             cut: metrics.cut_streams.clone(),
             _counted: Counted::new(metrics.open_streams.clone()),
@@ -72,10 +77,18 @@ struct Open {
     messages: Streaming<ProcessingRequest>,
     vault: Vault,
     /// `None` until the first message.
-    holding: Option<Holding>,
+    rests_on: Option<RestsOn>,
     look: Interval,
     cut: IntCounter,
     _counted: Counted,
+}
+
+/// What tells whether the answer may go on.
+enum RestsOn {
+    /// The rules here.
+    Rules(Holding),
+    /// The vault of another server, which says when to cut.
+    Shared(BoxFuture<'static, Status>),
 }
 
 impl Open {
@@ -86,39 +99,74 @@ impl Open {
                 message = self.messages.message() => {
                     // Envoy resets the stream when the answer is over or given up.
                     let Ok(Some(message)) = message else { return Ok(None) };
-                    if self.holding.is_none() {
-                        let holding = holding(&message).ok_or_else(|| {
-                            Status::failed_precondition("the stream does not say what its request rests on")
-                        })?;
-                        self.holding = Some(holding);
+                    if self.rests_on.is_none() {
+                        self.rests_on = Some(self.rests_on(&message)?);
                     }
                     self.look_at()?;
                     return go_on(&message).map(Some);
+                }
+                why = other_vault(&mut self.rests_on) => {
+                    self.rests_on = None;
+                    return Err(self.cut(&why.message()));
                 }
                 _ = self.look.tick() => self.look_at()?,
             }
         }
     }
 
+    fn rests_on(&self, first: &ProcessingRequest) -> Result<RestsOn, Status> {
+        let unknown = || Status::failed_precondition("the stream does not say what its request rests on");
+        let told = told(first).ok_or_else(unknown)?;
+        match text(told, VAULT_METADATA) {
+            None => holding(told).map(RestsOn::Rules).ok_or_else(unknown),
+            Some(address) => {
+                let vault = address.parse().ok().and_then(|address| self.vault.shared(&address));
+                let vault = vault.ok_or_else(|| Status::failed_precondition("no project has that vault any more"))?;
+                let mut first = first.clone();
+                // The other vault is to go by its own rules.
+                if let Some(told) = told_mut(&mut first) {
+                    told.fields.remove(VAULT_METADATA);
+                }
+                Ok(RestsOn::Shared(async move { vault.follow(first).await }.boxed()))
+            }
+        }
+    }
+
+    fn cut(&self, why: &dyn std::fmt::Display) -> Status {
+        tracing::info!("cut an answer: {why}");
+        self.cut.inc();
+        Status::permission_denied("the token of this request has ended")
+    }
+
     fn look_at(&self) -> Result<(), Status> {
-        match &self.holding {
-            Some(holding) if !self.vault.still_hold(holding, unix_now()) => {
-                tracing::info!(token = %holding.token, "cut an answer: its token was revoked, or has ended");
-                self.cut.inc();
-                Err(Status::permission_denied("the token of this request has ended"))
+        match &self.rests_on {
+            Some(RestsOn::Rules(holding)) if !self.vault.still_hold(holding, unix_now()) => {
+                Err(self.cut(&format_args!("its token {} was revoked, or has ended", holding.token)))
             }
             Some(_) | None => Ok(()),
         }
     }
 }
 
-/// What ext_authz told of the request; nothing that the client sent takes part.
-fn holding(message: &ProcessingRequest) -> Option<Holding> {
-    let told = message.metadata_context.as_ref()?.filter_metadata.get("envoy.filters.http.ext_authz")?;
-    match told.fields.get(HOLDING_METADATA)?.kind.as_ref()? {
-        Kind::StringValue(text) => text.parse().ok(),
-        _ => None,
+/// Why the vault of another server has the answer cut, once it does.
+async fn other_vault(rests_on: &mut Option<RestsOn>) -> Status {
+    match rests_on {
+        Some(RestsOn::Shared(until)) => until.await,
+        Some(RestsOn::Rules(_)) | None => std::future::pending().await,
     }
+}
+
+/// What ext_authz told of the request; nothing that the client sent takes part.
+fn told(message: &ProcessingRequest) -> Option<&Struct> {
+    message.metadata_context.as_ref()?.filter_metadata.get(EXT_AUTHZ)
+}
+
+fn told_mut(message: &mut ProcessingRequest) -> Option<&mut Struct> {
+    message.metadata_context.as_mut()?.filter_metadata.get_mut(EXT_AUTHZ)
+}
+
+fn holding(told: &Struct) -> Option<Holding> {
+    text(told, HOLDING_METADATA)?.parse().ok()
 }
 
 /// The answer to a message goes on unchanged.

@@ -55,6 +55,7 @@ pub(super) fn snapshot(
         listen: ([127, 0, 0, 1], 15443).into(),
         origin: origin(2),
         upstreams,
+        vault: None,
     };
     Ok(builder.build(&[Arc::new(policy)], &[], generation)?.everything)
 }

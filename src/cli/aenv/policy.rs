@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::domain::decision::Rules;
-use crate::domain::macaroon::{Keyring, TokenPrefix};
+use crate::domain::macaroon::{Issuer, Keyring, TokenPrefix};
 use crate::domain::names::{HostPattern, Instance, Method, SandboxId};
-use crate::domain::policy::{Limits, Origin, PathPattern, Policy, Upstream};
+use crate::domain::policy::{Address, Limits, Origin, PathPattern, Policy, Upstream};
 
 /// Where it is in every sandbox.
 pub const PATH: &str = "/opt/agent-creds/policy.json";
@@ -50,6 +50,8 @@ struct Raw {
     problems: Vec<String>,
     #[serde(default)]
     host: Option<HostAccess>,
+    #[serde(default)]
+    vault: Option<String>,
     upstreams: Vec<RawUpstream>,
 }
 
@@ -117,16 +119,22 @@ impl SandboxPolicy {
         }
         let id: SandboxId = raw.sandbox.parse()?;
         let instance = raw.instance.map(|instance| instance.parse::<Instance>()).transpose()?;
+        let vault = raw.vault.map(|vault| vault.parse::<Address>()).transpose()?;
         // Where it listens plays no part in decisions.
         let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         Ok(Self {
-            policy: Policy { id, instance, listen, origin: nowhere(), upstreams },
+            policy: Policy { id, instance, listen, origin: nowhere(), upstreams, vault },
             prefix: raw.token_prefix.parse()?,
             strict: raw.strict,
             generation: raw.generation,
             host: raw.host,
             problems: raw.problems,
         })
+    }
+
+    /// Whose tokens are used here.
+    pub fn issuer(&self) -> Issuer<'static> {
+        if self.policy.vault.is_some() { Issuer::Shared } else { Issuer::Own }
     }
 
     /// The rules as the vault has them, but for the keys.
@@ -153,7 +161,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = r#"{ "version": 1, "sandbox": "box", "instance": "00ff", "token_prefix": "acm_", "strict": true,
-        "generation": 7, "problems": ["x"], "later": 1, "host": { "address": "10.0.0.1:80", "cdp_ports": [9222] }, "upstreams": [
+        "generation": 7, "problems": ["x"], "later": 1, "vault": "vault.example.com:18000", "host": { "address": "10.0.0.1:80", "cdp_ports": [9222] }, "upstreams": [
         { "host": "api.stripe.com", "methods": ["GET"], "paths": ["/v1/**"] }, { "host": "a.example" } ] }"#;
 
     #[test]
@@ -176,6 +184,7 @@ mod tests {
             ("\"strict\": true,", ""),
             ("10.0.0.1:80", "10.0.0.1"),
             ("[9222]", "[92220]"),
+            ("example.com:18000", "example.com"),
             ("} ] }", "} ]"),
         ] {
             assert!(GOOD.contains(from), "{from}");

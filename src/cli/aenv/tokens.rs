@@ -61,8 +61,8 @@ impl Content {
         }
         // The host plays no part in what is asked; the vault's own code tells.
         let host: Host = "localhost".parse().ok()?;
-        let (sandbox, instance) = (&here.policy.id, here.policy.instance.as_ref());
-        let request = CaveatRequest { host: &host, method: "GET", path: None, sandbox, instance, now: 0 };
+        let (sandbox, instance, issuer) = (&here.policy.id, here.policy.instance.as_ref(), here.issuer());
+        let request = CaveatRequest { host: &host, method: "GET", path: None, sandbox, instance, issuer, now: 0 };
         Some(!self.claims.refusals(&request).iter().any(|refusal| matches!(refusal, CaveatError::Sandbox { .. })))
     }
 }

@@ -232,6 +232,7 @@ impl Case<'_> {
             method: self.method.as_str(),
             target: self.target,
             token,
+            behind: None,
         };
         foresee(&self.rules, &request, self.now)
     }
@@ -310,6 +311,7 @@ impl Case<'_> {
             path: RequestPath::from_target(self.target),
             sandbox: &self.here.policy.id,
             instance: self.here.policy.instance.as_ref(),
+            issuer: self.here.issuer(),
             now: self.now,
         })
     }

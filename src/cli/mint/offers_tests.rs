@@ -78,7 +78,7 @@ fn follow(attempt: &Attempt, state: &Path) -> Option<Denial> {
         let rules = rules(&limits);
         let presented = token.as_deref().map_or(Presented::None, |token| Presented::Token(token.into()));
         let (host, method, target) = (attempt.host, attempt.method.as_str(), attempt.target.as_str());
-        let request = AccessRequest { sandbox: "box", host, method, target, token: presented };
+        let request = AccessRequest { sandbox: "box", host, method, target, token: presented, behind: None };
         let denial = match decide(&rules, &request, NOW.try_into().unwrap()) {
             Decision::Deny(denial) => denial,
             _ => return None,
@@ -192,7 +192,7 @@ fn what_is_offered_for_the_vault_is_a_valid_file() {
     for host in hosts {
         let denial = Denial::NoCredential(host.parse().unwrap());
         let request =
-            AccessRequest { sandbox: "box", host: "free.example", method: "GET", target: "/", token: Presented::None };
+            AccessRequest { sandbox: "box", host: "free.example", method: "GET", target: "/", token: Presented::None, behind: None };
         let text = remedy(&rules, &request, &denial).offer.unwrap().text();
         let vault = parse_vault("vault.toml", &text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
         assert_eq!(vault.credentials.len(), 1, "{}", toml_string(host));

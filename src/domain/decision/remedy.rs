@@ -79,6 +79,16 @@ impl Remedy {
 
 /// What would allow `request`, which `rules` refused because of `denial`.
 pub fn remedy(rules: &Rules, request: &AccessRequest<'_>, denial: &Denial) -> Remedy {
+    let remedy = on_the_host(rules, request, denial);
+    // The host of who reads this is another one, with a file of the same name.
+    let elsewhere = |say: String| say.replace(ON_THE_HOST, "where the shared vault is");
+    if request.behind.is_some() { Remedy { say: elsewhere(remedy.say), ..remedy } } else { remedy }
+}
+
+/// How all that is said here names the machine that the files are on.
+const ON_THE_HOST: &str = "on the host";
+
+fn on_the_host(rules: &Rules, request: &AccessRequest<'_>, denial: &Denial) -> Remedy {
     let Some(place) = rules.place(request.sandbox, request.host) else { return unknown_upstream(request.host) };
     let case = Case { rules, request, place, path: RequestPath::from_target(request.target) };
     match denial {
@@ -109,6 +119,8 @@ pub fn remedy(rules: &Rules, request: &AccessRequest<'_>, denial: &Denial) -> Re
         Denial::Unsignable { reason, .. } => Remedy::words(reason.help(request.host)),
         // What failed, and how, is the operator's to know.
         Denial::CredentialUnavailable(_) => Remedy::words("the server's log and /readyz say why; try again"),
+        Denial::VaultUnavailable(_) => Remedy::words("`actl status`, on the host, says why; try again"),
+        Denial::RefusedByVault(_) => Remedy::words("the answer says what would allow it, where the vault is"),
     }
 }
 
@@ -191,7 +203,7 @@ impl Case<'_> {
 
     /// A token for this upstream and this sandbox.
     fn new_token(&self) -> Option<String> {
-        let Place { host, sandbox, .. } = &self.place;
+        let Place { host, sandbox, vault: None, .. } = &self.place else { return None };
         mint(&[("--hosts", &[host.as_str().to_owned()]), ("--sandbox", &[sandbox.as_str().to_owned()])])
     }
 

@@ -21,6 +21,7 @@ fn rules(strict: bool) -> Rules {
         instance: None,
         listen: "127.0.0.1:1".parse().unwrap(),
         origin: origin.clone(),
+        vault: None,
         upstreams: [
             ("limited.example".parse().unwrap(), upstream(limited)),
             ("free.example".parse().unwrap(), upstream(Limits::default())),
@@ -48,6 +49,7 @@ fn what_a_stream_rests_on_ends_with_its_time_its_key_and_its_revocation() {
         method: "GET",
         target: "/",
         token: Presented::Token(token(&[window(-10, 10)]).into()),
+        behind: None,
     };
     let Decision::Allow(grant) = decide(&rules, &request, NOW) else { panic!("it is refused") };
     let holding = grant.holding().to_string().parse().unwrap();
@@ -72,6 +74,7 @@ fn a_revoked_token_is_none_whatever_it_was_narrowed_to() {
         method: "GET",
         target: "/",
         token: Presented::Token(std::borrow::Cow::Owned(token)),
+        behind: None,
     };
     let narrowed = token(&[window(-10, 10), methods("GET")]);
     assert!(matches!(decide(&rules, &request(narrowed.clone()), NOW), Decision::Allow(_)));
@@ -108,7 +111,7 @@ fn sandbox(name: &str) -> Restriction {
 fn ask(rules: &Rules, sandbox: &str, request: &str, token: Presented<'_>) -> String {
     let mut words = request.split(' ');
     let mut word = || words.next().unwrap();
-    let request = AccessRequest { sandbox, method: word(), host: word(), target: word(), token };
+    let request = AccessRequest { sandbox, method: word(), host: word(), target: word(), token, behind: None };
     let decision = decide(rules, &request, NOW);
     let foreseen = foresee(rules, &request, NOW);
     match &decision {
@@ -116,6 +119,7 @@ fn ask(rules: &Rules, sandbox: &str, request: &str, token: Presented<'_>) -> Str
         Decision::Deny(Denial::Token(TokenError::Signature)) => {}
         Decision::Deny(denial) => assert_eq!(foreseen.as_ref(), Err(denial), "{request:?}"),
         Decision::Allow(_) | Decision::PassThrough => assert_eq!(foreseen, Ok(()), "{request:?}"),
+        Decision::Refer(_) => {}
     }
     match decision {
         Decision::Allow(grant) => {
@@ -127,7 +131,76 @@ fn ask(rules: &Rules, sandbox: &str, request: &str, token: Presented<'_>) -> Str
             assert!(remedy(rules, &request, &denial).one_line().len() > 10);
             format!("{} {}", denial.status(), denial.reason())
         }
+        Decision::Refer(_) => "refer".to_owned(),
     }
+}
+
+/// The rules of [`rules`], with the credentials at another server.
+fn shared_rules(strict: bool) -> Rules {
+    let mut rules = rules(strict);
+    for reachable in rules.sandboxes.values_mut() {
+        reachable.vault = Some("vault.example.com:18000".parse().unwrap());
+        reachable.instance = Some("00ff".parse().unwrap());
+    }
+    rules
+}
+
+#[test]
+fn with_a_shared_vault_limits_are_judged_here_and_tokens_there() {
+    let request = |host, method, token| AccessRequest { sandbox: "box", host, method, target: "/", token, behind: None };
+    let decided = |rules: &Rules, request: AccessRequest<'_>| match decide(rules, &request, NOW) {
+        Decision::Refer(referral) => {
+            assert_eq!(referral.vault.to_string(), "vault.example.com:18000");
+            assert_eq!(referral.behind.unwrap().to_string(), "box/00ff");
+            format!("refer {}", referral.host)
+        }
+        Decision::Deny(denial) => denial.reason().to_owned(),
+        Decision::PassThrough => "pass".to_owned(),
+        Decision::Allow(_) => panic!("nothing here may allow it"),
+    };
+    let rules = shared_rules(false);
+    // This server's own key has made it, and that says nothing.
+    let own = token(&[]);
+    for token in [Presented::Token(own.as_str().into()), Presented::Token("acm_x".into()), Presented::Several] {
+        assert_eq!(decided(&rules, request("free.example", "GET", token)), "refer free.example");
+    }
+    let misplaced = Presented::Misplaced("the header `x-own`".into());
+    assert_eq!(decided(&rules, request("free.example", "GET", misplaced)), "refer free.example");
+    assert_eq!(decided(&rules, request("free.example", "GET", Presented::None)), "pass");
+    assert_eq!(decided(&shared_rules(true), request("free.example", "GET", Presented::None)), "no_token");
+    let limited = request("limited.example", "DELETE", Presented::Token(own.as_str().into()));
+    assert_eq!(decided(&rules, limited), "limit_method");
+    assert_eq!(decided(&rules, request("gone.example", "GET", Presented::Several)), "unknown_upstream");
+}
+
+#[test]
+fn another_servers_token_names_its_gateway_here_and_its_sandbox_there() {
+    let rules = rules(false);
+    let sandbox = |name: &str| Restriction::Sandbox(name.parse().unwrap());
+    let life = |name: &str, instance: &str| Restriction::Instance(name.parse().unwrap(), instance.parse().unwrap());
+    let asked = |restrictions: &[Restriction], behind: Option<&str>| {
+        let request = AccessRequest {
+            sandbox: "box",
+            host: "free.example",
+            method: "GET",
+            target: "/",
+            token: Presented::Token(token(restrictions).into()),
+            behind: behind.map(|behind| behind.parse().unwrap()),
+        };
+        matches!(decide(&rules, &request, NOW), Decision::Allow(_))
+    };
+    let own = sandbox("box");
+    assert!(asked(&[own.clone(), life("shop", "00ff")], Some("shop/00ff")));
+    // Another life, another sandbox, another gateway, or whoever asks as the gateway alone.
+    assert!(!asked(&[own.clone(), life("shop", "00ff")], Some("shop/11ff")));
+    assert!(!asked(&[own.clone(), life("shop", "00ff")], Some("other/00ff")));
+    assert!(!asked(&[sandbox("prod"), life("shop", "00ff")], Some("shop/00ff")));
+    assert!(!asked(&[own.clone(), life("shop", "00ff")], None));
+    // A sandbox that is called as a gateway is none, in either order.
+    assert!(!asked(&[sandbox("prod")], Some("prod/00ff")));
+    assert!(!asked(&[life("shop", "00ff"), sandbox("prod")], Some("shop/00ff")));
+    assert!(!asked(&[life("shop", "00ff"), sandbox("shop")], Some("shop/00ff")));
+    assert!(asked(&[own], Some("shop/00ff")) && asked(&[], Some("shop/00ff")));
 }
 
 #[test]
@@ -236,6 +309,7 @@ fn what_the_agent_sent_is_escaped_and_cut_and_tokens_are_not_shown() {
         method: "GET",
         target: &target,
         token: Presented::Token(text.as_str().into()),
+        behind: None,
     };
     assert!(!format!("{request:?}").contains(&text[4..30]));
     let Decision::Deny(denial) = decide(&rules(false), &request, NOW) else { panic!("it is refused") };

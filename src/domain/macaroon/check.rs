@@ -20,8 +20,24 @@ pub struct CaveatRequest<'a> {
     pub sandbox: &'a SandboxId,
     /// Which life of the sandbox this is; `None` for a gateway.
     pub instance: Option<&'a Instance>,
+    /// Whose token it is.
+    pub issuer: Issuer<'a>,
     /// The time, in Unix seconds.
     pub now: u64,
+}
+
+/// Which vault made a token, as the one who judges it sees it: what its sandbox caveats name depends on that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Issuer<'a> {
+    /// The server's own: they name its sandboxes and gateways.
+    #[default]
+    Own,
+    /// A shared one, which this server asks (`[vault]`): `NAME` is a gateway there, and that vault judges it; `NAME/INSTANCE` is a
+    /// sandbox here.
+    Shared,
+    /// The server's own, asked by another server that is enrolled as this gateway: `NAME` is that gateway, and `NAME/INSTANCE`
+    /// the other server's sandbox.
+    OwnAs(&'a SandboxId),
 }
 
 /// Why a token does not allow a request. `Display` begins with what was refused and goes on with what the caveat allows.
@@ -191,15 +207,14 @@ fn path_matches(entry: &str, path: RequestPath<'_>) -> bool {
 fn check_sandbox(caveat: &Caveat, request: &CaveatRequest<'_>) -> Result<(), CaveatError> {
     let Caveat::Sandbox(sandbox) = caveat else { return Ok(()) };
     // A name has no slash: what follows one is the instance.
-    let holds = match sandbox.as_str().split_once('/') {
-        None => sandbox.as_str() == request.sandbox.as_str(),
-        Some((name, instance)) => {
-            name == request.sandbox.as_str() && request.instance.is_some_and(|own| own.as_str() == instance)
+    let (named, holds) = match (sandbox.as_str().split_once('/'), request.issuer) {
+        (None, Issuer::Own) => (request.sandbox, sandbox.as_str() == request.sandbox.as_str()),
+        (None, Issuer::OwnAs(gateway)) => (gateway, sandbox.as_str() == gateway.as_str()),
+        (None, Issuer::Shared) => return Ok(()),
+        (Some((name, instance)), _) => {
+            let own = name == request.sandbox.as_str() && request.instance.is_some_and(|own| own.as_str() == instance);
+            (request.sandbox, own)
         }
     };
-    if holds {
-        Ok(())
-    } else {
-        Err(CaveatError::Sandbox { sandbox: request.sandbox.clone(), allowed: sandbox.clone() })
-    }
+    if holds { Ok(()) } else { Err(CaveatError::Sandbox { sandbox: named.clone(), allowed: sandbox.clone() }) }
 }

@@ -29,7 +29,7 @@ pub mod verify;
 mod tests;
 
 pub use caveat::{Caveat, Restriction};
-pub use check::{Allowed, CaveatError, CaveatRequest};
+pub use check::{Allowed, CaveatError, CaveatRequest, Issuer};
 pub use claims::Claims;
 pub use mint::{MintError, attenuate, mint};
 pub use prefix::{TokenPrefix, TokenPrefixError};

@@ -1,6 +1,9 @@
-//! Enrolling a node: its first certificate, and the bootstrap that has it. Needs no server that runs.
+//! Enrolling a node: its first certificate, and the bootstrap of an Envoy, or the identity of another server, that has it. Needs no
+//! server that runs.
 
-use std::path::Path;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -8,12 +11,14 @@ use zeroize::Zeroizing;
 
 use super::CA_DIR;
 use super::renewal::SECRET;
+use crate::domain::macaroon::{Restriction, TokenPrefix, mint};
 use crate::domain::names::SandboxId;
 use crate::domain::node::{NodeId, NodeIdentity};
 use crate::domain::policy::Address;
 use crate::envoy::{Admin, Protocol, RemoteBootstrap};
-use crate::pki::{Ca, SERVER_URI};
-use crate::state::{Enrolled, NodeLog, StateDir};
+use crate::pki::{Ca, NodePem, SERVER_URI};
+use crate::server::shared::{IdentityFile, file_name};
+use crate::state::{Enrolled, IssuedToken, NodeLog, StateDir, TokenLog};
 use crate::xds::resources::{VAULT_CLUSTER, XDS_CLUSTER};
 
 /// What a node is enrolled with.
@@ -39,20 +44,7 @@ pub struct NodeBootstrap {
 /// When the state folder cannot be used, or the node serves another gateway already.
 pub fn enrol(state_dir: &Path, new: &NodeBootstrap, now: SystemTime) -> anyhow::Result<Zeroizing<String>> {
     let state = StateDir::open(state_dir).context("cannot use the state folder")?;
-    let ca = Ca::load_or_create_for_nodes(&state.path().join(CA_DIR), now)
-        .context("cannot get the certificate authority of nodes")?;
-    let mut enrolment = [0; 16];
-    getrandom::fill(&mut enrolment).map_err(std::io::Error::other).context("cannot draw a random number")?;
-    let identity = NodeIdentity { id: new.id.clone(), gateway: new.gateway.clone(), enrolment: enrolment.into() };
-    let pem = ca.mint_node(&identity, new.lifetime, now)?;
-    let since = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    NodeLog::open(state.path())?.enrol(&Enrolled {
-        identity: identity.clone(),
-        fingerprint: pem.fingerprint.clone(),
-        enrolled: i64::try_from(since).unwrap_or(i64::MAX),
-        expires: pem.not_after,
-        revoked: None,
-    })?;
+    let First { identity, ca, pem } = first(&state, &new.id, &new.gateway, new.lifetime, now)?;
     let bootstrap = RemoteBootstrap {
         identity: &identity,
         server: &new.server,
@@ -66,6 +58,110 @@ pub fn enrol(state_dir: &Path, new: &NodeBootstrap, now: SystemTime) -> anyhow::
         clusters: (XDS_CLUSTER, VAULT_CLUSTER),
     };
     Ok(Zeroizing::new(format!("{:#}\n", bootstrap.to_json())))
+}
+
+/// Another server, whose projects name this one's vault.
+#[derive(Debug)]
+pub struct NewIdentity {
+    /// What it is called.
+    pub id: NodeId,
+    /// As which gateway it asks.
+    pub gateway: SandboxId,
+    /// Where its projects say that the vault is.
+    pub vault: Address,
+    /// How long its first certificate lives.
+    pub lifetime: Duration,
+    /// What tokens begin with.
+    pub prefix: TokenPrefix,
+    /// Where its identity is written.
+    pub folder: PathBuf,
+}
+
+/// Enrols another server in the log of `state_dir`, and writes its identity, which holds its key and a token; returns the file.
+/// `signing_key` is `MACAROON_SIGNING_KEY`, if that is set.
+///
+/// # Errors
+/// When the state folder cannot be used, the node has another gateway already, or the file cannot be written.
+pub fn enrol_server(
+    state_dir: &Path,
+    new: &NewIdentity,
+    signing_key: Option<&str>,
+    now: SystemTime,
+) -> anyhow::Result<PathBuf> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&new.folder);
+    made.with_context(|| format!("cannot make {}", new.folder.display()))?;
+    let state = StateDir::open(state_dir).context("cannot use the state folder")?;
+    let keys = state.signing_keys(signing_key).context("cannot get the key that tokens are signed with")?;
+    let First { ca, pem, .. } = first(&state, &new.id, &new.gateway, new.lifetime, now)?;
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(std::io::Error::other).context("cannot draw a random number")?;
+    let (id, key) = keys.current();
+    let token = mint(key, id, random, &[Restriction::Sandbox(new.gateway.clone())])?;
+    let issued = IssuedToken::of(&token, unix(now), token_issuer(&new.id));
+    TokenLog::open(state.path())?.record(&[issued])?;
+    let file = IdentityFile {
+        ca: ca.certificate_pem().to_owned(),
+        certificate: pem.chain.clone(),
+        key: pem.key.clone(),
+        token: token.encode(&new.prefix),
+    };
+    let path = new.folder.join(file_name(&new.vault));
+    file.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Revokes the tokens that were made for this node's enrolments; how many.
+///
+/// # Errors
+/// When the log of tokens cannot be used.
+pub fn revoke_tokens(state_dir: &Path, node: &NodeId, now: SystemTime) -> anyhow::Result<usize> {
+    let log = TokenLog::open(state_dir)?;
+    let issuer = token_issuer(node);
+    let mut revoked = 0;
+    for issued in log.all()?.iter().filter(|issued| issued.token.issuer == issuer && issued.revoked.is_none()) {
+        revoked += usize::from(log.revoke(issued.token.id, unix(now), "nodes revoke")?);
+    }
+    Ok(revoked)
+}
+
+/// What the log of tokens has of the token of a node's identity.
+fn token_issuer(node: &NodeId) -> String {
+    format!("agent-creds nodes enrol, for the node {node}")
+}
+
+fn unix(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+/// A node's first certificate.
+struct First {
+    identity: NodeIdentity,
+    ca: Ca,
+    pem: NodePem,
+}
+
+fn first(
+    state: &StateDir,
+    id: &NodeId,
+    gateway: &SandboxId,
+    lifetime: Duration,
+    now: SystemTime,
+) -> anyhow::Result<First> {
+    let ca = Ca::load_or_create_for_nodes(&state.path().join(CA_DIR), now)
+        .context("cannot get the certificate authority of nodes")?;
+    let mut enrolment = [0; 16];
+    getrandom::fill(&mut enrolment).map_err(std::io::Error::other).context("cannot draw a random number")?;
+    let identity = NodeIdentity { id: id.clone(), gateway: gateway.clone(), enrolment: enrolment.into() };
+    let pem = ca.mint_node(&identity, lifetime, now)?;
+    NodeLog::open(state.path())?.enrol(&Enrolled {
+        identity: identity.clone(),
+        fingerprint: pem.fingerprint.clone(),
+        enrolled: unix(now),
+        expires: pem.not_after,
+        revoked: None,
+    })?;
+    Ok(First { identity, ca, pem })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::xds::service::XdsService;
 use crate::xds::snapshot::{Fleet, Resource, ResourceType, Snapshot, Version};
 
 /// What the secret with the certificate is called.
-pub(super) const SECRET: &str = "agent_creds_node";
+pub(in crate::server) const SECRET: &str = "agent_creds_node";
 
 /// The certificates of all nodes that are connected.
 pub(super) struct Renewals {

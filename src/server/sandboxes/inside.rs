@@ -59,6 +59,7 @@ struct PolicyFile<'a> {
     generation: u64,
     problems: Vec<String>,
     host: HostEntry,
+    vault: Option<String>,
     upstreams: Vec<UpstreamEntry<'a>>,
 }
 
@@ -146,6 +147,7 @@ impl Inside {
             generation: view.generation,
             problems: view.problems.iter().map(ToString::to_string).collect(),
             host: HostEntry { address: (view.gateway, HTTP).into(), cdp_ports: view.project.cdp_ports() },
+            vault: view.project.vault.as_ref().map(|vault| vault.address.to_string()),
             upstreams: upstreams.collect(),
         };
         let mut text = serde_json::to_vec_pretty(&file)?;

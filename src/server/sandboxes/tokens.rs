@@ -11,9 +11,11 @@ use zeroize::Zeroizing;
 use super::unix_now;
 
 use crate::config::{EnvValue, SandboxConfig};
-use crate::domain::macaroon::{Macaroon, MintError, Restriction, TokenPrefix, mint};
+use crate::domain::macaroon::{Macaroon, MintError, Restriction, TokenId, TokenPrefix, attenuate, mint};
 use crate::domain::names::{Instance, SandboxId};
+use crate::domain::policy::Address;
 use crate::sandbox::spec::body::{HELPERS, INSIDE};
+use crate::server::shared::SharedVaults;
 use crate::state::{IssuedToken, SigningKeys};
 
 /// The home of the sandbox's user.
@@ -56,6 +58,7 @@ type Variables = BTreeMap<String, Zeroizing<String>>;
 /// Mints the tokens of sandboxes, with the key that is current then. Its `Debug` shows nothing.
 pub(in crate::server) struct TokenMint {
     pub(in crate::server) keys: watch::Receiver<Arc<SigningKeys>>,
+    pub(in crate::server) shared: Arc<SharedVaults>,
     pub(in crate::server) prefix: TokenPrefix,
 }
 
@@ -71,8 +74,8 @@ pub(super) struct Secrets(Mutex<Held>);
 
 #[derive(Default)]
 struct Held {
-    /// Each token with what it was minted for: an edit of that makes another one, everything else keeps it.
-    tokens: BTreeMap<String, (EnvValue, Zeroizing<String>)>,
+    /// Each token with what it was made for, and of which: an edit of that makes another one, everything else keeps it.
+    tokens: BTreeMap<String, (EnvValue, Option<TokenId>, Zeroizing<String>)>,
     host: BTreeMap<String, Zeroizing<String>>,
     /// What was minted and is not in the log yet.
     unrecorded: Vec<IssuedToken>,
@@ -107,11 +110,18 @@ impl Secrets {
         config: &SandboxConfig,
         sandbox: &SandboxId,
         instance: &Instance,
+        vault: Option<&Address>,
         mint: &TokenMint,
     ) -> Result<(Variables, Vec<IssuedToken>), String> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Held { tokens, host, unrecorded } = &mut *held;
-        tokens.retain(|name, (value, _)| config.env.iter().any(|(other, now)| other.as_str() == name && now == value));
+        let has_tokens = config.env.values().any(|value| matches!(value, EnvValue::Token { .. }));
+        // With a shared vault they are narrowed from the one that this server has of it, by which they are known there.
+        let parent = vault.filter(|_| has_tokens).map(|vault| mint.shared.token(vault)).transpose()?;
+        let made_of = parent.as_ref().map(Macaroon::id);
+        tokens.retain(|name, (value, of, _)| {
+            *of == made_of && config.env.iter().any(|(other, now)| other.as_str() == name && now == value)
+        });
         let mut environment = BTreeMap::new();
         for (name, value) in &config.env {
             let text = match value {
@@ -121,15 +131,17 @@ impl Secrets {
                     None => continue,
                 },
                 EnvValue::Token { .. } => match tokens.get(name.as_str()) {
-                    Some((_, token)) => token.clone(),
+                    Some((_, _, token)) => token.clone(),
                     None => {
                         let macaroon = mint
-                            .token(value, sandbox, instance)
+                            .token(value, sandbox, instance, parent.as_ref())
                             .map_err(|error| format!("cannot make the token for {}: {error}", name.as_str()))?;
                         let issuer = format!("adev, as {} of {sandbox}", name.as_str());
-                        unrecorded.push(IssuedToken::of(&macaroon, unix_now(), issuer));
+                        if parent.is_none() {
+                            unrecorded.push(IssuedToken::of(&macaroon, unix_now(), issuer));
+                        }
                         let token = macaroon.encode(&mint.prefix);
-                        tokens.insert(name.as_str().to_owned(), (value.clone(), token.clone()));
+                        tokens.insert(name.as_str().to_owned(), (value.clone(), made_of, token.clone()));
                         token
                     }
                 },
@@ -141,7 +153,13 @@ impl Secrets {
 }
 
 impl TokenMint {
-    fn token(&self, value: &EnvValue, sandbox: &SandboxId, instance: &Instance) -> Result<Macaroon, TokenFault> {
+    fn token(
+        &self,
+        value: &EnvValue,
+        sandbox: &SandboxId,
+        instance: &Instance,
+        parent: Option<&Macaroon>,
+    ) -> Result<Macaroon, TokenFault> {
         let EnvValue::Token { hosts, limits } = value else { return Err(TokenFault::NoToken) };
         let mut restrictions = vec![
             Restriction::Instance(sandbox.clone(), instance.clone()),
@@ -149,6 +167,9 @@ impl TokenMint {
         ];
         restrictions.extend(limits.methods.as_ref().map(|all| Restriction::Methods(all.iter().cloned().collect())));
         restrictions.extend(limits.paths.clone().map(Restriction::Paths));
+        if let Some(parent) = parent {
+            return Ok(attenuate(parent, &restrictions)?);
+        }
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| TokenFault::Random)?;
         let keys = Arc::clone(&self.keys.borrow());

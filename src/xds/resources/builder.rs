@@ -15,7 +15,7 @@ use super::{
     Protocol, SHARED_CHAIN, cluster, cluster_name, leaf_name, listener, listener_name, route, route_name, version,
 };
 use crate::domain::names::{Host, HostPattern, SandboxId};
-use crate::domain::policy::{Policy, Upstream};
+use crate::domain::policy::{Address, Policy, Upstream};
 use crate::xds::on_demand::OnDemand;
 use crate::xds::snapshot::{Edit, Fleet, Resource, ResourceType, Snapshot, SnapshotError, Version};
 
@@ -35,6 +35,8 @@ pub struct FleetBuilder {
     kept: Arc<Kept>,
     /// The credentials that sign, as they were.
     signing: Vec<HostPattern>,
+    /// What the vaults of other servers sign.
+    shared_signing: BTreeMap<Address, Vec<HostPattern>>,
     policies: BTreeMap<SandboxId, Built>,
     everything: Holding,
 }
@@ -86,6 +88,7 @@ impl FleetBuilder {
             host: None,
             kept: Arc::default(),
             signing: Vec::new(),
+            shared_signing: BTreeMap::new(),
             policies: BTreeMap::new(),
             everything: Holding::default(),
         }
@@ -94,6 +97,11 @@ impl FleetBuilder {
     /// The same, with a way from sandboxes to the host: to the server's socket at this path.
     pub fn with_host(self, socket: &Path) -> Self {
         Self { host: Some(socket.display().to_string().into()), ..self }
+    }
+
+    /// Requests of policies with these vaults may have to be signed likewise, from the next build on.
+    pub fn set_shared_signing(&mut self, signing: BTreeMap<Address, Vec<HostPattern>>) {
+        self.shared_signing = signing;
     }
 
     /// Leaves come from here from now on; all are made anew.
@@ -189,6 +197,10 @@ impl FleetBuilder {
     fn update(&mut self, policy: &Arc<Policy>, built: &mut Built) -> Vec<HostPattern> {
         let layout = Layout::of(policy);
         let has_shared = !layout.shared.is_empty();
+        let signing = match &policy.vault {
+            None => self.signing.clone(),
+            Some(vault) => self.shared_signing.get(vault).cloned().unwrap_or_default(),
+        };
         let mut signed_hosts: Vec<&Host> = Vec::new();
         // Both maps are in order, so one walk over them side by side finds what differs; what does not is left where it is.
         let (mut news, mut gone) = (Vec::new(), Vec::new());
@@ -199,7 +211,7 @@ impl FleetBuilder {
                 HostPattern::Exact(_) if has_shared && !upstream.private => Chain::Shared,
                 HostPattern::Exact(_) => Chain::Own,
             };
-            let signed = self.signing.iter().any(|signing| signing.overlaps(pattern));
+            let signed = signing.iter().any(|signing| signing.overlaps(pattern));
             if let (Chain::Shared, true, Some(host)) = (chain, signed, pattern.exact()) {
                 signed_hosts.push(host);
             }

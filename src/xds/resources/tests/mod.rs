@@ -70,6 +70,7 @@ fn policy(listen: &str, upstreams: impl IntoIterator<Item = (&'static str, Upstr
         listen: listen.parse().unwrap(),
         origin: origin(2),
         upstreams: upstreams.collect(),
+        vault: None,
     }
 }
 
