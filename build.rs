@@ -4,7 +4,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     #[cfg(feature = "host")]
     {
-        let files = protox::compile(["proto/agentcreds/v1/control.proto", "proto/agentcreds/v1/shared_vault.proto"], ["proto"])?;
+        let files = protox::compile(
+            ["proto/agentcreds/v1/control.proto", "proto/agentcreds/v1/shared_vault.proto"],
+            ["proto"],
+        )?;
         tonic_prost_build::configure().compile_fds(files)?;
     }
     Ok(())

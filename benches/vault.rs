@@ -73,7 +73,11 @@ fn vault_with(revoked: u128) -> Vault {
     // As ids are: at random.
     let id = |n: u128| TokenId::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes());
     rules.revocations.add((1..=revoked).map(id));
-    let state = VaultState { rules, credentials: Credentials::new(credentials).expect(parsed).into(), shared: Default::default() };
+    let state = VaultState {
+        rules,
+        credentials: Credentials::new(credentials).expect(parsed).into(),
+        shared: Default::default(),
+    };
     Vault::new(state, VaultMetrics::register(&Registry::new()).expect("an empty registry"))
 }
 

@@ -50,6 +50,7 @@ fn every_flag_in_the_readme_exists() {
         help(mint, &[]),
         help(mint, &["attenuate"]),
         help(server, &["nodes", "revoke"]),
+        help(server, &["nodes", "enrol"]),
         help(actl, &["log"]),
         help(actl, &["nodes"]),
         help(actl, &["nodes", "wait"]),

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::support::client::Client;
-use crate::support::server::{Output, run};
+use crate::support::server::{Output, Server, WorldConfig, run, upstream_section};
 use crate::support::upstream::{Upstream, UpstreamConfig};
 
 const HOST: &str = "api.stripe.com";
@@ -30,6 +30,7 @@ struct Service {
     envoy: SocketAddr,
     http: SocketAddr,
     prometheus: SocketAddr,
+    xds: SocketAddr,
 }
 
 impl Service {
@@ -42,6 +43,7 @@ impl Service {
             envoy: free_port().await,
             http: free_port().await,
             prometheus: free_port().await,
+            xds: free_port().await,
             dir,
         };
         fs::create_dir(service.path("config")).unwrap();
@@ -85,6 +87,7 @@ impl Service {
             ("AGENT_CREDS_PORT", self.envoy.port().to_string()),
             ("AGENT_CREDS_HTTP_PORT", self.http.port().to_string()),
             ("PROMETHEUS_PORT", self.prometheus.port().to_string()),
+            ("AGENT_CREDS_XDS_PORT", self.xds.port().to_string()),
         ]
     }
 
@@ -249,6 +252,8 @@ async fn requests_go_through_and_edits_apply(service: &Service) {
         client.call(Method::DELETE, &format!("https://{HOST}/v1/customers")).bearer(token.trim()).send().await.unwrap();
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
 
+    a_project_elsewhere_uses_its_vault(service, &upstream, token.trim()).await;
+
     let run_dir = "/run/agent-creds";
     // Decisions are written down by a thread of its own.
     let log = until("the refusal is in the log", || {
@@ -259,6 +264,30 @@ async fn requests_go_through_and_edits_apply(service: &Service) {
     assert!(!log.contains(KEY), "{log}");
     let status = service.exec("server", &["actl", "status", "--state-dir", state, "--runtime-dir", run_dir]);
     assert!(status.contains("all is well"), "{status}");
+}
+
+/// A server beside the service, whose project names it as its vault.
+async fn a_project_elsewhere_uses_its_vault(service: &Service, upstream: &Upstream, token: &str) {
+    let vault = service.xds.to_string();
+    let words =
+        ["agent-creds", "nodes", "enrol", "laptop-1", "--gateway", "service", "--state-dir", "/var/lib/agent-creds"];
+    let identity = service.exec("server", &[&words[..], &["--vault", &vault]].concat());
+    let project = format!("[vault]\nhost = \"{vault}\"\n\n{}", upstream_section(HOST, upstream, ""));
+    let config = WorldConfig::new(project).vault("").without_env("STRIPE_API_KEY");
+    let server = Server::start(config.args(&["--vaults", "vaults"])).await;
+    let file = server.dir().join(format!("vaults/127.0.0.1_{}.json", service.xds.port()));
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    fs::write(&file, identity).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let client = server.client();
+    upstream.clear();
+    let call = || client.get(&format!("https://{HOST}/v1/customers")).bearer(token).send();
+    let begun = Instant::now();
+    while !call().await.is_ok_and(|reply| reply.status == StatusCode::OK) {
+        assert!(begun.elapsed() < DEADLINE, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(upstream.last_request().authorization().as_deref(), Some(format!("Bearer {KEY}").as_str()));
 }
 
 async fn prometheus_sees_both(service: &Service) {

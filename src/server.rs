@@ -49,6 +49,7 @@ use tonic::service::Routes;
 
 use self::activity::Activity;
 use self::apply::{Applier, keep_applied};
+pub use self::auditing::audited;
 use self::auditing::{Watchers, Writer};
 use self::browser::{Browser, BrowserParts};
 use self::control::{ControlService, FleetService};
@@ -64,6 +65,7 @@ pub use self::nodes::{NewIdentity, NodeBootstrap, enrol, enrol_server, revoke_to
 use self::nodes::{Nodes, NodesService, VaultViews};
 use self::sandboxes::{DockerHost, Left, Parts, SandboxMetrics, Sandboxes, TokenMint, Trust};
 use self::shared::SharedVaults;
+pub use self::shared::{IdentityFile, identity_file};
 use self::status::Status;
 use self::surroundings::{check_ports, system_ca};
 use crate::config::{self, Diagnostics, Loaded, Loader, Sources};
@@ -71,7 +73,6 @@ use crate::control::v1::control_server::ControlServer;
 use crate::control::v1::fleet_server::FleetServer;
 use crate::control::v1::nodes_server::NodesServer;
 use crate::control::v1::projects_server::ProjectsServer;
-use crate::control::v1::shared_vault_server::SharedVaultServer;
 use crate::domain::macaroon::TokenPrefix;
 use crate::envoy::{self, Bootstrap, Supervisor};
 use crate::host::metrics::BrowserMetrics;
@@ -334,11 +335,8 @@ async fn prepare(options: Options) -> Result<Prepared, ServeError> {
     };
     applier.apply(&loaded);
     let (loaded_tx, loaded_rx) = watch::channel(loaded);
-    let vault_views = VaultViews {
-        prefix: options.prefix.clone(),
-        loaded: loaded_rx.clone(),
-        signing: applier.signing.subscribe(),
-    };
+    let vault_views =
+        VaultViews { prefix: options.prefix.clone(), loaded: loaded_rx.clone(), signing: applier.signing.subscribe() };
     let (changes_tx, changes) = mpsc::channel(16);
     let fleet_view = FleetService {
         connections: xds.connections(),
@@ -464,10 +462,9 @@ async fn run(prepared: Prepared, stop_signal: impl Future<Output = &'static str>
     let connected = nodes.as_ref().map(Nodes::connected);
     if let Some(nodes) = nodes {
         nodes.announce(&xds_address_file)?;
-        let node_routes = routes.clone().add_service(SharedVaultServer::new(vault_views)).prepare();
-        let nodes_stopping = stopping.clone();
+        let (node_routes, nodes_stopping) = (routes.clone(), stopping.clone());
         tasks.spawn(async move {
-            nodes.serve(xds, node_routes, nodes_stopping).await;
+            nodes.serve(xds, node_routes, vault_views, nodes_stopping).await;
             ("the server of foreign Envoys", Ok(()))
         });
     }
@@ -574,17 +571,6 @@ async fn serve_grpc(routes: Routes, socket: UnixListener, stopping: Shutdown) ->
         .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stopping.wait())
         .await
         .context("cannot serve gRPC")
-}
-
-/// The same vault, with its decisions shown and written down as `serve` has it, in `state_dir`, until the second value is dropped:
-/// for benchmarks.
-///
-/// # Errors
-/// When the log cannot be opened.
-pub fn audited(vault: Vault, state_dir: &Path) -> anyhow::Result<(Vault, impl Drop + use<>)> {
-    let log = AuditLog::open(state_dir, AUDIT_KEPT).context("cannot use the audit log")?;
-    let (watchers, writer) = Watchers::start(Arc::new(Activity::new()), log, TokenPrefix::default(), &Registry::new())?;
-    Ok((vault.observed_by(Arc::new(watchers)), writer))
 }
 
 /// The bootstrap of the Envoy that this server keeps running.

@@ -39,7 +39,14 @@ fn policy(upstreams: usize, edited: usize) -> anyhow::Result<Arc<Policy>> {
         map.insert(format!("host-{number}.example.com").parse()?, upstream);
     }
     let listen = ([127, 0, 0, 1], 15443).into();
-    Ok(Arc::new(Policy { id: "bench".parse()?, instance: None, listen, origin: origin(2), upstreams: map, vault: None }))
+    Ok(Arc::new(Policy {
+        id: "bench".parse()?,
+        instance: None,
+        listen,
+        origin: origin(2),
+        upstreams: map,
+        vault: None,
+    }))
 }
 
 /// Prints the median of so many rounds for each size.

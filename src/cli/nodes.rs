@@ -88,10 +88,10 @@ pub(super) struct EnrolArgs {
     /// it says another.
     #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_vault)]
     vault: Address,
-    /// Write its identity there, readable for you alone. It holds a key and a token: copy it by a way that keeps it secret, to
-    /// agent-creds/vaults in $XDG_CONFIG_HOME or ~/.config over there.
+    /// Write its identity into this folder, readable for you alone, instead of printing it. It holds a key and a token: print it to
+    /// no log, and copy it by a way that keeps it secret, to agent-creds/vaults in $XDG_CONFIG_HOME or ~/.config over there.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// How long the certificate in it lives (as 24h or 30d). While that server runs it is given others in time.
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
     lifetime: Duration,
@@ -100,8 +100,8 @@ pub(super) struct EnrolArgs {
     token_prefix: TokenPrefix,
     #[command(flatten)]
     folders: FolderArgs,
-    /// Print as JSON.
-    #[arg(long)]
+    /// Print what was done as JSON.
+    #[arg(long, requires = "out")]
     json: bool,
 }
 
@@ -212,10 +212,20 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<ExitCode> {
         vault: args.vault,
         lifetime: args.lifetime,
         prefix: args.token_prefix,
-        folder: args.out,
     };
+    // What cannot be written is not to be enrolled.
+    if let Some(folder) = &args.out {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     let key = signing_key_variable()?;
-    let path = server::enrol_server(&state, &new, key.as_ref().map(|key| key.as_str()), SystemTime::now())?;
+    let identity = server::enrol_server(&state, &new, key.as_ref().map(|key| key.as_str()), SystemTime::now())?;
+    let Some(folder) = args.out else {
+        print(&identity.text()?)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let path = folder.join(server::identity_file(&new.vault));
+    identity.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let (id, gateway, vault) = (&new.id, &new.gateway, &new.vault);
     if args.json {
         let shown = json!({
@@ -338,7 +348,8 @@ fn as_json(node: &Enrolled, connected: Option<&BTreeMap<String, u32>>, now: i64)
 
 /// A vault as `[vault]` names it.
 fn parse_vault(text: &str) -> Result<Address, &'static str> {
-    SharedVaultConfig::address_of(text).ok_or("give the name or the address of its machine, as vault.example.com or 10.0.0.7:18000")
+    SharedVaultConfig::address_of(text)
+        .ok_or("give the name or the address of its machine, as vault.example.com or 10.0.0.7:18000")
 }
 
 /// `*`, or the name of a gateway.

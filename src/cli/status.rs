@@ -230,8 +230,7 @@ fn trouble(status: &GetStatusResponse, now: i64, problems: &mut Vec<String>) {
         });
     }
     for vault in &status.shared_vaults {
-        let (address, named, message) =
-            (printable(&vault.address), printable(&vault.named), printable(&vault.message));
+        let (address, named, message) = (printable(&vault.address), printable(&vault.named), printable(&vault.message));
         match vault.state.as_str() {
             "connected" if vault.expires <= now => problems.push(format!(
                 "the certificate towards the shared vault {address} ({named}) has ended: enrol this server anew, with `agent-creds nodes \
@@ -409,7 +408,8 @@ all is well
             (report.healthy, as_text(&report, NOW, false))
         };
         let (healthy, text) = told(vault("connected", ""));
-        let line = "shared vault  vault.example.com:18000: connected as laptop-1 (gateway team), certificate for 29d0h\n";
+        let line =
+            "shared vault  vault.example.com:18000: connected as laptop-1 (gateway team), certificate for 29d0h\n";
         assert!(healthy && text.contains(line), "{text}");
         let (healthy, text) = told(vault("down", "refused\u{1b}[2J"));
         assert!(!healthy && text.contains("vault.example.com:18000: down\n"), "{text}");

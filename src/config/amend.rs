@@ -82,8 +82,14 @@ fn offer(project: &ProjectConfig, refused: &Refused) -> Result<(HostPattern, Vec
     };
     let rules = Rules::new([&policy], Keyring::default(), TokenPrefix::default(), false);
     let (method, target) = refused.request.as_ref().map_or(("GET", "/"), |(method, path)| (method, path));
-    let request =
-        AccessRequest { sandbox: policy.id.as_str(), host: &refused.host, method, target, token: Presented::None, behind: None };
+    let request = AccessRequest {
+        sandbox: policy.id.as_str(),
+        host: &refused.host,
+        method,
+        target,
+        token: Presented::None,
+        behind: None,
+    };
     let denial = match decide(&rules, &request, 0) {
         Decision::Deny(denial) => denial,
         Decision::Allow(_) | Decision::PassThrough | Decision::Refer(_) => return Err(AmendError::Allowed),

@@ -39,9 +39,9 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, SandboxFile, read_sandbox};
 pub use project::{EnvValue, GatewayConfig, ProjectConfig, ProjectKind, Runtime, SandboxConfig, parse_project};
 pub(crate) use reader::MAX_FILE;
+pub use shared_vault::{SHARED_VAULT_PORT, SharedVaultConfig};
 pub(crate) use source::read_file;
 pub use source::{FileId, PROJECT_FILE, Sources, VaultSource, file_id};
-pub use shared_vault::{SHARED_VAULT_PORT, SharedVaultConfig};
 pub use targets::{BrowserTarget, CdpTarget};
 pub use units::{Cpus, CpusError, EnvName, EnvNameError, ImageName, ImageNameError, Memory, MemoryError};
 pub use vault::{

@@ -266,10 +266,7 @@ fn each_mistake_has_its_place_and_its_hint() {
             "p.toml:2:8: `https://vault.example.com` is no address of a vault\n    help: write the name or the address of its \
              machine, as in \"vault.example.com\", with a port unless it is 18000: \"vault.example.com:443\"",
         ),
-        (
-            "[vault]",
-            "p.toml:1:2: `vault` needs `host`\n    help: add host = \"vault.example.com\"",
-        ),
+        ("[vault]", "p.toml:1:2: `vault` needs `host`\n    help: add host = \"vault.example.com\""),
         (
             "upstream = 1",
             "p.toml:1:12: `upstream` must be a table, not an integer\n    help: write [upstream] and its keys below",

@@ -67,7 +67,9 @@ mod tests {
         ] {
             assert_eq!(SharedVaultConfig::address_of(text).unwrap().to_string(), expected, "{text}");
         }
-        for bad in ["", " ", "https://vault.example.com", "a:0", "a:70000", "a b", "u@vault.example.com", "*.example.com"] {
+        for bad in
+            ["", " ", "https://vault.example.com", "a:0", "a:70000", "a b", "u@vault.example.com", "*.example.com"]
+        {
             assert_eq!(SharedVaultConfig::address_of(bad), None, "{bad}");
         }
     }

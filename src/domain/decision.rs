@@ -136,7 +136,14 @@ impl Rules {
         let (sandbox, reachable) = self.sandboxes.get_key_value(sandbox)?;
         let (instance, vault) = (reachable.instance.as_ref(), reachable.vault.as_ref());
         if let Some((host, limits)) = reachable.hosts.get_key_value(host) {
-            return Some(Place { sandbox, instance, host: Cow::Borrowed(host), upstream: host.as_str(), limits, vault });
+            return Some(Place {
+                sandbox,
+                instance,
+                host: Cow::Borrowed(host),
+                upstream: host.as_str(),
+                limits,
+                vault,
+            });
         }
         if reachable.wildcards.is_empty() {
             return None;
@@ -405,7 +412,9 @@ fn refer(rules: &Rules, request: &AccessRequest<'_>) -> Result<Decision, Denial>
         (_, Some(vault)) => Some(Referral {
             vault: vault.clone(),
             host: place.host.clone().into_owned(),
-            behind: place.instance.map(|instance| Behind { sandbox: place.sandbox.clone(), instance: instance.clone() }),
+            behind: place
+                .instance
+                .map(|instance| Behind { sandbox: place.sandbox.clone(), instance: instance.clone() }),
         }),
     };
     within_limits(&place, &upper_case(request.method), request.target)?;

@@ -3,17 +3,19 @@
 //! A request never waits for the disk: records go through a bounded queue to a thread that writes them in batches. What does not
 //! fit is dropped and counted, in a metric and in the log itself.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use super::activity::{Activity, now_ms, shown};
 use crate::domain::macaroon::TokenPrefix;
-use crate::state::{AuditLog, AuditRecord};
-use crate::vault::{Observation, Observer};
+use crate::state::{AUDIT_KEPT, AuditLog, AuditRecord};
+use crate::vault::{Observation, Observer, Vault};
 
 /// Records that wait at most. At 20,000 requests a second this is what comes in half a second.
 const WAITING: usize = 10_000;
@@ -97,6 +99,17 @@ impl Observer for Watchers {
             self.counted.with_label_values(&["dropped"]).inc();
         }
     }
+}
+
+/// The same vault, with its decisions shown and written down as `serve` has it, in `state_dir`, until the second value is dropped:
+/// for benchmarks.
+///
+/// # Errors
+/// When the log cannot be opened.
+pub fn audited(vault: Vault, state_dir: &Path) -> anyhow::Result<(Vault, impl Drop + use<>)> {
+    let log = AuditLog::open(state_dir, AUDIT_KEPT).context("cannot use the audit log")?;
+    let (watchers, writer) = Watchers::start(Arc::new(Activity::new()), log, TokenPrefix::default(), &Registry::new())?;
+    Ok((vault.observed_by(Arc::new(watchers)), writer))
 }
 
 impl Drop for Writer {

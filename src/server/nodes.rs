@@ -34,13 +34,14 @@ use tonic::service::Routes;
 
 pub(super) use self::control::NodesService;
 pub use self::enrol::{NewIdentity, NodeBootstrap, enrol, enrol_server, revoke_tokens};
-pub(super) use self::renewal::SECRET as NODE_SECRET;
-pub(super) use self::views::VaultViews;
 use self::handshakes::Handshakes;
 use self::metrics::NodeMetrics;
 use self::renewal::Renewals;
 use self::tls::{Refusal, Tls};
+use self::views::VaultService;
+pub(super) use self::views::VaultViews;
 use super::sockets;
+use crate::control::v1::shared_vault_server::SharedVaultServer;
 use crate::domain::node::{Enrolments, NodeId};
 use crate::pki::Ca;
 use crate::shutdown::Shutdown;
@@ -120,9 +121,11 @@ impl Nodes {
         self.shared.connected.clone()
     }
 
-    /// Serves `xds`, and `routes` besides, until `stopping`, and ends when its connections have.
-    pub(super) async fn serve(self, xds: XdsService, routes: Routes, stopping: Shutdown) {
+    /// Serves `xds`, and `routes` and `views` besides, until `stopping`, and ends when its connections have.
+    pub(super) async fn serve(self, xds: XdsService, routes: Routes, views: VaultViews, stopping: Shutdown) {
         let Self { listener, shared } = self;
+        let vault = SharedVaultServer::new(VaultService { views, shared: Arc::clone(&shared) });
+        let routes = routes.add_service(vault).prepare();
         let mut connections = JoinSet::new();
         let (keeper, until) = (Arc::clone(&shared), stopping.clone());
         connections.spawn(async move { keeper.renewals.keep(until).await });

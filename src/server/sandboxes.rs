@@ -232,13 +232,8 @@ impl Sandboxes {
         };
         let labels = &running.labels;
         let vault = project.vault.as_ref().map(|vault| &vault.address);
-        let (environment, minted) = running.secrets.environment(
-            config,
-            &labels.name,
-            &running.serving.instance,
-            vault,
-            &self.0.parts.mint,
-        )?;
+        let (environment, minted) =
+            running.secrets.environment(config, &labels.name, &running.serving.instance, vault, &self.0.parts.mint)?;
         if !minted.is_empty() {
             let recorded = self.0.parts.issuing.record(minted.clone()).await;
             recorded.map_err(|error| format!("the tokens of `{name}` cannot be written down: {error}"))?;

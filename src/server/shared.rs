@@ -16,7 +16,7 @@ use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-pub(super) use self::identity::{IdentityFile, file_name};
+pub use self::identity::{IdentityFile, identity_file};
 use self::link::{Link, State};
 use crate::config::SharedVaultConfig;
 use crate::domain::macaroon::{Macaroon, TokenPrefix};
@@ -88,8 +88,7 @@ impl SharedVaults {
 
     /// Connects to those that are named, and to no others.
     pub(super) fn set<'a>(&self, named: impl Iterator<Item = &'a SharedVaultConfig>) {
-        let named: BTreeMap<&Address, String> =
-            named.map(|vault| (&vault.address, vault.origin.to_string())).collect();
+        let named: BTreeMap<&Address, String> = named.map(|vault| (&vault.address, vault.origin.to_string())).collect();
         let mut kept = self.kept();
         kept.retain(|address, _| {
             let stays = named.contains_key(address);
@@ -151,7 +150,15 @@ impl SharedVaults {
                 State::Connected => ("connected", String::new()),
             };
             let (node, gateway, expires) = kept.link.enrolled().unwrap_or_default();
-            SharedVaultReport { address: address.to_string(), state, message, named: kept.named.clone(), node, gateway, expires }
+            SharedVaultReport {
+                address: address.to_string(),
+                state,
+                message,
+                named: kept.named.clone(),
+                node,
+                gateway,
+                expires,
+            }
         };
         kept.iter().map(of).collect()
     }

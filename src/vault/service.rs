@@ -131,7 +131,8 @@ impl Vault {
             Ok(asked) => asked,
             Err(response) => return Ok(*response),
         };
-        let told = Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
+        let told =
+            Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
         let denial = match decide(&state.rules, &asked.access, now) {
             Decision::PassThrough => {
                 told.tell("pass_through", "no_token", None, None, None);
@@ -203,7 +204,8 @@ impl Vault {
             Ok(asked) => asked,
             Err(response) => return *response,
         };
-        let told = Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
+        let told =
+            Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
         match said {
             Ok(Said::Yes(response, holding)) => {
                 told.tell("allow", "token", Some(holding.token), None, Some("(shared vault)"));

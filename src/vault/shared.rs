@@ -133,8 +133,8 @@ mod tests {
         assert!(attributes.source.is_none() && attributes.destination.is_none());
         let mut told: Vec<_> = attributes.context_extensions.into_iter().collect();
         told.sort();
-        let expected =
-            [("behind", "shop/00ff"), ("body", "7"), ("host", "api.example.com"), ("sandbox", "team")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let expected = [("behind", "shop/00ff"), ("body", "7"), ("host", "api.example.com"), ("sandbox", "team")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(told, expected);
     }
 

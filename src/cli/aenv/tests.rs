@@ -106,7 +106,8 @@ fn the_answer_is_the_vaults() {
                     for target in ["/", "/v1", "/v1/x?y=/v2", "/v2", "/v1/a%20b", "/v1/a%00"] {
                         let presented =
                             token.as_deref().map_or(Presented::None, |token| Presented::Token(token.into()));
-                        let request = AccessRequest { sandbox: "box", host, method, target, token: presented, behind: None };
+                        let request =
+                            AccessRequest { sandbox: "box", host, method, target, token: presented, behind: None };
                         let decision = decide(&rules, &request, NOW.unsigned_abs());
                         let variables = token.iter().map(|token| ("TOKEN", token.clone())).collect::<Vec<_>>();
                         let choice = match token {

@@ -191,8 +191,14 @@ fn what_is_offered_for_the_vault_is_a_valid_file() {
     let rules = rules(&Lines::new());
     for host in hosts {
         let denial = Denial::NoCredential(host.parse().unwrap());
-        let request =
-            AccessRequest { sandbox: "box", host: "free.example", method: "GET", target: "/", token: Presented::None, behind: None };
+        let request = AccessRequest {
+            sandbox: "box",
+            host: "free.example",
+            method: "GET",
+            target: "/",
+            token: Presented::None,
+            behind: None,
+        };
         let text = remedy(&rules, &request, &denial).offer.unwrap().text();
         let vault = parse_vault("vault.toml", &text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
         assert_eq!(vault.credentials.len(), 1, "{}", toml_string(host));

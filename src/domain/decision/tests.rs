@@ -147,7 +147,8 @@ fn shared_rules(strict: bool) -> Rules {
 
 #[test]
 fn with_a_shared_vault_limits_are_judged_here_and_tokens_there() {
-    let request = |host, method, token| AccessRequest { sandbox: "box", host, method, target: "/", token, behind: None };
+    let request =
+        |host, method, token| AccessRequest { sandbox: "box", host, method, target: "/", token, behind: None };
     let decided = |rules: &Rules, request: AccessRequest<'_>| match decide(rules, &request, NOW) {
         Decision::Refer(referral) => {
             assert_eq!(referral.vault.to_string(), "vault.example.com:18000");

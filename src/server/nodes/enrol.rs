@@ -1,9 +1,7 @@
 //! Enrolling a node: its first certificate, and the bootstrap of an Envoy, or the identity of another server, that has it. Needs no
 //! server that runs.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -17,7 +15,7 @@ use crate::domain::node::{NodeId, NodeIdentity};
 use crate::domain::policy::Address;
 use crate::envoy::{Admin, Protocol, RemoteBootstrap};
 use crate::pki::{Ca, NodePem, SERVER_URI};
-use crate::server::shared::{IdentityFile, file_name};
+use crate::server::shared::IdentityFile;
 use crate::state::{Enrolled, IssuedToken, NodeLog, StateDir, TokenLog};
 use crate::xds::resources::{VAULT_CLUSTER, XDS_CLUSTER};
 
@@ -73,23 +71,19 @@ pub struct NewIdentity {
     pub lifetime: Duration,
     /// What tokens begin with.
     pub prefix: TokenPrefix,
-    /// Where its identity is written.
-    pub folder: PathBuf,
 }
 
-/// Enrols another server in the log of `state_dir`, and writes its identity, which holds its key and a token; returns the file.
-/// `signing_key` is `MACAROON_SIGNING_KEY`, if that is set.
+/// Enrols another server in the log of `state_dir`; returns its identity, which holds its key and a token. `signing_key` is
+/// `MACAROON_SIGNING_KEY`, if that is set.
 ///
 /// # Errors
-/// When the state folder cannot be used, the node has another gateway already, or the file cannot be written.
+/// When the state folder cannot be used, or the node has another gateway already.
 pub fn enrol_server(
     state_dir: &Path,
     new: &NewIdentity,
     signing_key: Option<&str>,
     now: SystemTime,
-) -> anyhow::Result<PathBuf> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&new.folder);
-    made.with_context(|| format!("cannot make {}", new.folder.display()))?;
+) -> anyhow::Result<IdentityFile> {
     let state = StateDir::open(state_dir).context("cannot use the state folder")?;
     let keys = state.signing_keys(signing_key).context("cannot get the key that tokens are signed with")?;
     let First { ca, pem, .. } = first(&state, &new.id, &new.gateway, new.lifetime, now)?;
@@ -99,15 +93,13 @@ pub fn enrol_server(
     let token = mint(key, id, random, &[Restriction::Sandbox(new.gateway.clone())])?;
     let issued = IssuedToken::of(&token, unix(now), token_issuer(&new.id));
     TokenLog::open(state.path())?.record(&[issued])?;
-    let file = IdentityFile {
+    Ok(IdentityFile {
         ca: ca.certificate_pem().to_owned(),
         certificate: pem.chain.clone(),
         key: pem.key.clone(),
         token: token.encode(&new.prefix),
-    };
-    let path = new.folder.join(file_name(&new.vault));
-    file.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+        lifetime: new.lifetime.as_secs(),
+    })
 }
 
 /// Revokes the tokens that were made for this node's enrolments; how many.

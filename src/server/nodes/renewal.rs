@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::domain::node::{EnrolmentId, NodeIdentity};
-use crate::pki::Ca;
+use crate::pki::{Ca, NodeCertError, NodePem};
 use crate::shutdown::Shutdown;
 use crate::state::Renewed;
 use crate::xds::metrics::XdsMetrics;
@@ -22,7 +22,7 @@ use crate::xds::service::XdsService;
 use crate::xds::snapshot::{Fleet, Resource, ResourceType, Snapshot, Version};
 
 /// What the secret with the certificate is called.
-pub(in crate::server) const SECRET: &str = "agent_creds_node";
+pub(super) const SECRET: &str = "agent_creds_node";
 
 /// The certificates of all nodes that are connected.
 pub(super) struct Renewals {
@@ -129,12 +129,7 @@ impl Renewals {
 
     /// A new certificate, and nothing else, for who says that it is of the node's gateway.
     fn minted(&self, identity: &NodeIdentity) -> anyhow::Result<Fleet> {
-        let pem = self.ca.mint_node(identity, self.lifetime, SystemTime::now())?;
-        self.minted.inc();
-        let renewed =
-            Renewed { enrolment: identity.enrolment, fingerprint: pem.fingerprint.clone(), expires: pem.not_after };
-        // When too many wait the log is behind for a while; nothing rests on it.
-        let _ = self.records.try_send(renewed);
+        let pem = self.mint(identity, self.lifetime)?;
         let message = Secret {
             name: SECRET.to_owned(),
             r#type: Some(secret::Type::TlsCertificate(TlsCertificate {
@@ -148,6 +143,20 @@ impl Renewals {
         let snapshot = Snapshot::build([resource], None).context("a certificate is no snapshot")?;
         let by_cluster = BTreeMap::from([(identity.gateway.to_string(), Arc::new(snapshot))]);
         Ok(Fleet { by_cluster, ..Fleet::default() })
+    }
+
+    /// A new certificate, written down.
+    ///
+    /// # Errors
+    /// When the crypto library fails.
+    pub(super) fn mint(&self, identity: &NodeIdentity, lifetime: Duration) -> Result<NodePem, NodeCertError> {
+        let pem = self.ca.mint_node(identity, lifetime, SystemTime::now())?;
+        self.minted.inc();
+        let renewed =
+            Renewed { enrolment: identity.enrolment, fingerprint: pem.fingerprint.clone(), expires: pem.not_after };
+        // When too many wait the log is behind for a while; nothing rests on it.
+        let _ = self.records.try_send(renewed);
+        Ok(pem)
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<EnrolmentId, Weak<Renewal>>> {

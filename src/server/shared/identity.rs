@@ -10,26 +10,26 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use crate::config::SHARED_VAULT_PORT;
 use crate::domain::macaroon::{Macaroon, Token, TokenError, TokenPrefix};
 use crate::domain::node::NodeIdentity;
 use crate::domain::policy::Address;
-use crate::config::SHARED_VAULT_PORT;
 use crate::pki::node_of_certificate;
 
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 256 * 1024;
 
-/// The file's content.
+/// Who a server is towards a shared vault: what a file in its folder of vaults says. Its `Debug` shows nothing.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::server) struct IdentityFile {
+pub struct IdentityFile {
     /// The certificate of the CA of nodes there, PEM.
     pub(in crate::server) ca: String,
     /// This server's certificate, PEM.
@@ -38,6 +38,8 @@ pub(in crate::server) struct IdentityFile {
     pub(in crate::server) key: Zeroizing<String>,
     /// A token of that vault, good as this gateway alone.
     pub(in crate::server) token: Zeroizing<String>,
+    /// How long a certificate lives, in seconds.
+    pub(in crate::server) lifetime: u64,
 }
 
 /// What the file says, parsed.
@@ -77,7 +79,7 @@ pub(super) enum IdentityError {
 }
 
 /// The name of the file for the vault at this address.
-pub(in crate::server) fn file_name(address: &Address) -> String {
+pub fn identity_file(address: &Address) -> String {
     let (host, port) = match address {
         Address::Ip(address) => (address.ip().to_string().replace(':', "-"), address.port()),
         Address::Name(host, port) => (host.to_string(), *port),
@@ -116,30 +118,47 @@ fn parse(file: IdentityFile, prefix: &TokenPrefix) -> Result<Identity, IdentityE
 impl Identity {
     /// The same with another certificate of the same node; `None` when it is none.
     pub(super) fn renewed(&self, certificate: String, key: Zeroizing<String>, prefix: &TokenPrefix) -> Option<Self> {
-        let IdentityFile { ca, token, .. } = &self.file;
-        let file = IdentityFile { ca: ca.clone(), certificate, key, token: token.clone() };
+        let IdentityFile { ca, token, lifetime, .. } = &self.file;
+        let (ca, token) = (ca.clone(), token.clone());
+        let file = IdentityFile { ca, certificate, key, token, lifetime: *lifetime };
         parse(file, prefix).ok().filter(|new| new.node == self.node)
     }
 
-    /// When the certificate ends.
-    pub(super) fn ends(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0))
+    /// How long the certificate is good yet.
+    pub(super) fn left(&self, now: SystemTime) -> Duration {
+        let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0));
+        ends.duration_since(now).unwrap_or_default()
+    }
+
+    /// Whether another one is to be had: a third of its life is over.
+    pub(super) fn is_due(&self, now: SystemTime) -> bool {
+        self.left(now) < Duration::from_secs(self.file.lifetime) * 2 / 3
     }
 }
 
 impl IdentityFile {
+    /// As it is written.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub fn text(&self) -> io::Result<Zeroizing<String>> {
+        let mut text = Zeroizing::new(String::with_capacity(16 * 1024));
+        text.push_str(&Zeroizing::new(serde_json::to_string_pretty(self).map_err(io::Error::other)?));
+        text.push('\n');
+        Ok(text)
+    }
+
     /// Writes it to `path` for its owner alone, whole or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(in crate::server) fn write(&self, path: &Path) -> io::Result<()> {
-        let text = Zeroizing::new(serde_json::to_string_pretty(self).map_err(io::Error::other)?);
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let text = self.text()?;
         let draft = path.with_extension(format!("{}.new", std::process::id()));
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
             file.set_permissions(Permissions::from_mode(0o600))?;
             file.write_all(text.as_bytes())?;
-            file.write_all(b"\n")?;
             file.sync_all()?;
             fs::rename(&draft, path)
         })();
@@ -147,6 +166,12 @@ impl IdentityFile {
             let _ = fs::remove_file(&draft);
         }
         written
+    }
+}
+
+impl std::fmt::Debug for IdentityFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IdentityFile(…)")
     }
 }
 
@@ -158,8 +183,6 @@ impl std::fmt::Debug for Identity {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::domain::macaroon::{KeyId, Restriction, mint};
     use crate::domain::secret::SigningKey;
@@ -183,6 +206,7 @@ mod tests {
             certificate: pem.chain.clone(),
             key: pem.key.clone(),
             token: token.encode(&TokenPrefix::default()),
+            lifetime: 60,
         }
     }
 
@@ -204,7 +228,9 @@ mod tests {
         let other: TokenPrefix = "other_".parse().unwrap();
         assert!(matches!(read(&path, &other), Err(IdentityError::Token(TokenError::Prefix(_)))));
         let full = fs::read_to_string(&path).unwrap();
-        for bad in [String::new(), "{}".to_owned(), full.replace("\"ca\"", "\"cb\""), full.replacen('{', "{\"more\":1,", 1)] {
+        for bad in
+            [String::new(), "{}".to_owned(), full.replace("\"ca\"", "\"cb\""), full.replacen('{', "{\"more\":1,", 1)]
+        {
             fs::write(&path, bad).unwrap();
             assert!(matches!(read(&path, &prefix), Err(IdentityError::Malformed)));
         }
@@ -218,6 +244,9 @@ mod tests {
         assert!(identity.renewed(same.certificate.clone(), same.key.clone(), &prefix).is_some());
         assert!(identity.renewed(other.certificate.clone(), other.key.clone(), &prefix).is_none());
         assert!(identity.renewed("x".to_owned(), same.key.clone(), &prefix).is_none());
+        let now = SystemTime::now();
+        assert!(!identity.is_due(now) && identity.is_due(now + Duration::from_secs(25)));
+        assert_eq!(identity.left(now + Duration::from_secs(99)), Duration::ZERO);
     }
 
     #[test]
@@ -228,7 +257,7 @@ mod tests {
             ("10.0.0.7:18000", "10.0.0.7.json"),
             ("[::1]:1", "--1_1.json"),
         ] {
-            assert_eq!(file_name(&address.parse().unwrap()), name);
+            assert_eq!(identity_file(&address.parse().unwrap()), name);
         }
     }
 }

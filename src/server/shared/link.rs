@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! identity file ─▶ Connector ─▶ Channel ─┬─ Follow ─▶ what it signs, what its tokens begin with
-//!       ▲                                ├─ SDS ────▶ the next certificate ─┐
+//!       ▲                                ├─ Renew ──▶ the next certificate ─┐
 //!       └────────────────────────────────│──────────────────────────────────┘
 //!                                        └─ ext_authz, ext_proc: requests, and answers that go on
 //! ```
@@ -12,30 +12,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, Node, data_source};
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
-use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest;
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_client::ExternalProcessorClient;
-use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use futures_util::{StreamExt, stream};
 use prometheus::IntGauge;
-use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use tower::service_fn;
 use zeroize::Zeroizing;
 
-use super::super::nodes::NODE_SECRET;
 use super::identity::{self, Identity, IdentityError, Stamp};
 use super::tls::Connector;
 use crate::control::v1::shared_vault_client::SharedVaultClient;
-use crate::control::v1::{FollowRequest, VaultView};
+use crate::control::v1::{FollowRequest, RenewRequest, RenewResponse, VaultView};
 use crate::domain::macaroon::{Macaroon, TokenPrefix};
 use crate::domain::names::{HostPattern, SandboxId};
 use crate::domain::policy::Address;
@@ -45,8 +38,8 @@ use crate::vault::SharedVault;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long is waited before the next try, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// A vault that is there says at once what is to be known of it.
-const FIRST_VIEW: Duration = Duration::from_secs(8);
+/// A vault that is there answers at once what concerns this server alone.
+const ANSWER: Duration = Duration::from_secs(8);
 /// A question goes over the next connection when the one it went by ended: so often, and after this long.
 const TRIES: u32 = 4;
 const BETWEEN_TRIES: Duration = Duration::from_millis(60);
@@ -113,7 +106,7 @@ impl From<Status> for Ended {
 impl Link {
     /// To the vault at `address`, as the file in `folder` says.
     pub(super) fn new(address: Address, folder: &Path, prefix: TokenPrefix, changed: watch::Sender<()>) -> Self {
-        let path = folder.join(identity::file_name(&address));
+        let path = folder.join(identity::identity_file(&address));
         let inner = Inner { state: State::Connecting, known: None, signing: Vec::new() };
         Self { address, path, prefix, inner: Mutex::new(inner), changed }
     }
@@ -273,7 +266,7 @@ impl Link {
         connected: &IntGauge,
     ) -> Result<(), Ended> {
         let Known { identity, channel } = self.known()?;
-        let half = identity.ends().duration_since(SystemTime::now()).unwrap_or_default() / 2;
+        let half = identity.left(SystemTime::now()) / 2;
         let renewed = sleep(half.max(LOOK));
         tokio::pin!(renewed);
         let mut vault = SharedVaultClient::new(channel.clone());
@@ -282,10 +275,9 @@ impl Link {
             let first = views.message().await?.ok_or_else(|| Status::unavailable("it says nothing"))?;
             Ok::<_, Status>((views, first))
         };
-        let begun = tokio::time::timeout(FIRST_VIEW, begun).await;
+        let begun = tokio::time::timeout(ANSWER, begun).await;
         let (mut views, first) = begun.map_err(|_| Status::deadline_exceeded("no answer"))??;
         self.take(&first)?;
-        let (mut secrets, acks) = self.next_certificates(channel).await?;
         self.set(State::Connected);
         connected.set(1);
         let mut look = tokio::time::interval(LOOK);
@@ -296,23 +288,17 @@ impl Link {
                     Some(view) => self.take(&view)?,
                     None => return Ok(()),
                 },
-                response = secrets.message() => {
-                    let Some(response) = response? else { return Ok(()) };
-                    let secret = response.resources.first().and_then(|any| Secret::decode(&*any.value).ok());
-                    if let Some(secret) = secret {
-                        self.renew(secret, connector, stamp).await;
-                    }
-                    let ack = DiscoveryRequest {
-                        version_info: response.version_info,
-                        response_nonce: response.nonce,
-                        ..self.subscription()?
-                    };
-                    let _ = acks.send(ack).await;
-                }
                 () = &mut renewed => return Err(Ended::Renewed),
                 _ = look.tick() => {
                     if self.stamp() != Some(*stamp) {
                         return Err(Ended::NewIdentity);
+                    }
+                    let Known { identity, .. } = self.known()?;
+                    if identity.is_due(SystemTime::now()) {
+                        let asked = vault.renew(RenewRequest { lifetime: identity.file.lifetime });
+                        let answer = tokio::time::timeout(ANSWER, asked).await;
+                        let pem = answer.map_err(|_| Status::deadline_exceeded("no answer"))??;
+                        self.renew(pem.into_inner(), connector, stamp).await;
                     }
                 }
             }
@@ -339,33 +325,10 @@ impl Link {
         Ok(())
     }
 
-    fn subscription(&self) -> Result<DiscoveryRequest, Status> {
-        let node = self.known()?.identity.node.clone();
-        Ok(DiscoveryRequest {
-            node: Some(Node { id: node.id.to_string(), cluster: node.gateway.to_string(), ..Default::default() }),
-            resource_names: vec![NODE_SECRET.to_owned()],
-            type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret".to_owned(),
-            ..Default::default()
-        })
-    }
-
-    /// The certificates that follow, as Envoys of other machines are given them.
-    async fn next_certificates(
-        &self,
-        channel: Channel,
-    ) -> Result<(Streaming<DiscoveryResponse>, mpsc::Sender<DiscoveryRequest>), Status> {
-        let (acks, requests) = mpsc::channel(4);
-        acks.try_send(self.subscription()?).map_err(|_| Status::internal("no room for a request"))?;
-        let mut client = SecretDiscoveryServiceClient::new(channel);
-        Ok((client.stream_secrets(ReceiverStream::new(requests)).await?.into_inner(), acks))
-    }
-
     /// Goes on with the next certificate, and keeps it for the next start.
-    async fn renew(&self, secret: Secret, connector: &Connector, stamp: &mut Stamp) {
-        let Some(secret::Type::TlsCertificate(pair)) = secret.r#type else { return };
-        let (Some(chain), Some(key)) = (inline(pair.certificate_chain), inline(pair.private_key)) else { return };
+    async fn renew(&self, pem: RenewResponse, connector: &Connector, stamp: &mut Stamp) {
         let Ok(known) = self.known() else { return };
-        let Some(new) = known.identity.renewed(chain.to_string(), key, &self.prefix) else {
+        let Some(new) = known.identity.renewed(pem.certificate, Zeroizing::new(pem.key), &self.prefix) else {
             tracing::warn!(vault = %self.address, "the shared vault gave a certificate of somebody else; the old one goes on");
             return;
         };
@@ -373,7 +336,7 @@ impl Link {
             tracing::warn!(vault = %self.address, "the next certificate cannot be used, the old one goes on: {error}");
             return;
         }
-        tracing::debug!(vault = %self.address, ends = ?new.ends(), "renewed the certificate");
+        tracing::debug!(vault = %self.address, until = new.not_after, "renewed the certificate");
         let new = Arc::new(new);
         self.inner().known = Some(Known { identity: Arc::clone(&new), channel: known.channel });
         if self.stamp() != Some(*stamp) {
@@ -399,13 +362,6 @@ fn channel(connector: &Connector) -> Channel {
         .keep_alive_while_idle(true)
         .initial_connection_window_size(4 << 20)
         .connect_with_connector_lazy(service_fn(move |_| connector.clone().connect()))
-}
-
-fn inline(source: Option<DataSource>) -> Option<Zeroizing<String>> {
-    match source?.specifier? {
-        data_source::Specifier::InlineString(text) => Some(Zeroizing::new(text)),
-        _ => None,
-    }
 }
 
 /// What a failure means to people: tonic says "transport error", and what it was stands in its sources.

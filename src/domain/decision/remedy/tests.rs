@@ -42,7 +42,8 @@ fn offered(request: &str, narrowings: &[Vec<Restriction>]) -> Remedy {
     let presented = token.map_or(Presented::None, |token| Presented::Token(token.into()));
     let mut words = request.split(' ');
     let mut word = || words.next().unwrap();
-    let request = AccessRequest { sandbox: "box", method: word(), host: word(), target: word(), token: presented, behind: None };
+    let request =
+        AccessRequest { sandbox: "box", method: word(), host: word(), target: word(), token: presented, behind: None };
     let rules = rules(true);
     let Decision::Deny(denial) = decide(&rules, &request, NOW) else { panic!("it is allowed: {request:?}") };
     remedy(&rules, &request, &denial)
@@ -174,7 +175,8 @@ fn a_long_token_makes_no_long_command() {
 fn the_others_say_what_to_do() {
     let rules = rules(false);
     let host: Host = "free.example".parse().unwrap();
-    let request = |host| AccessRequest { sandbox: "box", host, method: "GET", target: "/", token: Presented::None, behind: None };
+    let request =
+        |host| AccessRequest { sandbox: "box", host, method: "GET", target: "/", token: Presented::None, behind: None };
     let of = |denial: Denial| remedy(&rules, &request("free.example"), &denial);
     let credential = of(Denial::NoCredential(host.clone())).offer.unwrap().text();
     let expected = "[credentials.\"free.example\"]\ntype = \"bearer\"\ntoken = { provider = \"env\", name = \"FREE_EXAMPLE_KEY\" }\n";

@@ -25,7 +25,9 @@ impl AnyRequest {
     fn is_within(&self, verified: &Verified) -> bool {
         let Self(host, method, target, sandbox, now) = self;
         let path = RequestPath::from_target(target);
-        verified.check(&CaveatRequest { host, method, path, sandbox, instance: None, issuer: Issuer::Own, now: *now }).is_ok()
+        verified
+            .check(&CaveatRequest { host, method, path, sandbox, instance: None, issuer: Issuer::Own, now: *now })
+            .is_ok()
     }
 }
 

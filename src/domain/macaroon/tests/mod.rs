@@ -68,7 +68,15 @@ fn paths(patterns: &[&str]) -> Restriction {
 fn check(verified: &Verified, host: &str, method: &str, target: &str, now: u64) -> Result<(), CaveatError> {
     let (host, sandbox): (Host, SandboxId) = (host.parse().unwrap(), "box".parse().unwrap());
     let path = RequestPath::from_target(target);
-    verified.check(&CaveatRequest { host: &host, method, path, sandbox: &sandbox, instance: None, issuer: Issuer::Own, now })
+    verified.check(&CaveatRequest {
+        host: &host,
+        method,
+        path,
+        sandbox: &sandbox,
+        instance: None,
+        issuer: Issuer::Own,
+        now,
+    })
 }
 
 /// The caveats of a vector, as ours to write and as its own words.
@@ -194,7 +202,15 @@ fn each_caveat_allows_what_it_says_and_nothing_else() {
     }
     let (host, other): (Host, SandboxId) = ("api.stripe.com".parse().unwrap(), "other".parse().unwrap());
     let path = RequestPath::from_target("/v1");
-    let request = CaveatRequest { host: &host, method: "GET", path, sandbox: &other, instance: None, issuer: Issuer::Own, now: 150 };
+    let request = CaveatRequest {
+        host: &host,
+        method: "GET",
+        path,
+        sandbox: &other,
+        instance: None,
+        issuer: Issuer::Own,
+        now: 150,
+    };
     let error = token.check(&request).unwrap_err();
     assert_eq!(error.to_string(), "sandbox not allowed: other (the token is for box)");
     assert!(!error.is_about_time());
