@@ -241,9 +241,9 @@ mod tests {
         let prefix = TokenPrefix::default();
         let identity = parse(file("team"), &prefix).unwrap();
         let (same, other) = (file("team"), file("prod"));
-        assert!(identity.renewed(same.certificate.clone(), same.key.clone(), &prefix).is_some());
-        assert!(identity.renewed(other.certificate.clone(), other.key.clone(), &prefix).is_none());
-        assert!(identity.renewed("x".to_owned(), same.key.clone(), &prefix).is_none());
+        assert!(identity.renewed(same.certificate, same.key.clone(), &prefix).is_some());
+        assert!(identity.renewed(other.certificate, other.key, &prefix).is_none());
+        assert!(identity.renewed("x".to_owned(), same.key, &prefix).is_none());
         let now = SystemTime::now();
         assert!(!identity.is_due(now) && identity.is_due(now + Duration::from_secs(25)));
         assert_eq!(identity.left(now + Duration::from_secs(99)), Duration::ZERO);
