@@ -35,7 +35,9 @@ pub fn check(sources: &Sources) -> Checked {
 
 fn warnings(loaded: &Loaded) -> Vec<Diagnostic> {
     let credentials = &loaded.vault.credentials;
-    let upstreams = || loaded.projects.iter().flat_map(|project| &project.upstreams);
+    // What the vault of another server has is not known here.
+    let own = || loaded.projects.iter().filter(|project| project.vault.is_none());
+    let upstreams = || own().flat_map(|project| &project.upstreams);
     let unreached = credentials
         .iter()
         .filter(|(host, _)| !upstreams().any(|(upstream, _)| host.overlaps(upstream)))
@@ -75,8 +77,9 @@ fn useless(
     if reached.is_empty() {
         return Some((format!("no upstream is {}", shown()), format!("add [upstream.\"{}\"]", hosts.first()?)));
     }
-    let swapped: Vec<_> =
-        reached.into_iter().filter(|(upstream, _)| credentials.keys().any(|host| host.overlaps(upstream))).collect();
+    let has_credential =
+        |upstream: &HostPattern| project.vault.is_some() || credentials.keys().any(|host| host.overlaps(upstream));
+    let swapped: Vec<_> = reached.into_iter().filter(|(upstream, _)| has_credential(upstream)).collect();
     if swapped.is_empty() {
         let hint = format!("add [credentials.\"{}\"] to the vault's file", hosts.first()?);
         return Some((format!("there is no credential for {}", shown()), hint));
@@ -126,6 +129,23 @@ mod tests {
         std::fs::write(path("agent-creds.toml"), "[x]").unwrap();
         let broken = check(&Sources { projects: vec![path("agent-creds.toml")], vault: None });
         assert_eq!((broken.errors.len(), broken.warnings.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_a_shared_vault_has_is_not_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (project, vault) = (folder.path().join("agent-creds.toml"), folder.path().join("v"));
+        let token = |host: &str| format!("{{ token = {{ hosts = [\"{host}\"] }} }}");
+        let text = format!(
+            "[vault]\nhost = \"vault.example.com\"\n[sandbox.env]\nA = {}\nB = {}\n[upstream.\"a.example\"]\n",
+            token("a.example"),
+            token("b.example")
+        );
+        std::fs::write(&project, text).unwrap();
+        std::fs::write(&vault, "").unwrap();
+        let checked = check(&Sources { projects: vec![project], vault: Some(VaultSource::Given(vault)) });
+        let found: Vec<_> = checked.warnings.iter().map(|d| (d.line, d.message.as_str())).collect();
+        assert_eq!(found, [(5, "the token in B can do nothing: no upstream is b.example")]);
     }
 
     #[test]

@@ -319,7 +319,16 @@ impl Case<'_> {
     fn notes_if_allowed(&self, with: Option<&str>, tried: &[Tried]) -> Vec<String> {
         match with {
             Some(variable) => vec![
-                format!("{variable} is swapped for the real key, if the server's vault.toml has one for {}", self.host),
+                match &self.here.policy.vault {
+                    None => format!(
+                        "{variable} is swapped for the real key, if the server's vault.toml has one for {}",
+                        self.host
+                    ),
+                    Some(vault) => format!(
+                        "{variable} is swapped for the real key, if the vault {vault} has one for {}, and allows this",
+                        self.host
+                    ),
+                },
                 "what only the server can tell is left out: whether the signature holds and the token was revoked"
                     .to_owned(),
             ],

@@ -141,15 +141,12 @@ impl Link {
         match (&inner.known, &inner.state) {
             (Some(known), _) => Ok(known.identity.token.clone()),
             (None, State::NotEnrolled(why)) => Err(why.clone()),
-            (None, _) => Err(self.not_enrolled(&IdentityError::Io(std::io::ErrorKind::NotFound.into()))),
+            (None, _) => Err(format!("the identity towards the vault {} is being read: try again", self.address)),
         }
     }
 
     fn not_enrolled(&self, why: &IdentityError) -> String {
-        let at = match &self.address {
-            Address::Ip(address) => address.to_string(),
-            Address::Name(host, port) => format!("{host}:{port}"),
-        };
+        let at = &self.address;
         format!(
             "this server has no identity for the vault {at} ({}: {why}); where that vault is, `agent-creds nodes enrol NODE --gateway NAME \
              --vault {at} --out DIR` writes one: copy it there",
