@@ -1,5 +1,7 @@
 //! `docker-compose.yml`: from nothing to a service that is watched, and to nothing again.
 
+mod systemd;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;

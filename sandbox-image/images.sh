@@ -2,7 +2,8 @@
 # Builds the images: agent-creds-sandbox, what a sandbox runs unless its config names another, and agent-creds-envoy. Each carries
 # the hash of what it was made from, and is made again when that changed.
 #
-#   sandbox-image/images.sh [test]             with `test` agent-creds-test-java, too, which only the tests need
+#   sandbox-image/images.sh [test]             with `test` agent-creds-test-java and agent-creds-test-systemd, too, which only the
+#                                             tests need
 #   sandbox-image/images.sh service PROGRAMS   those of docker-compose.yml instead: agent-creds-envoy, agent-creds-server
 #                                              (AGENT_CREDS_IMAGE names it otherwise) with the programs in that folder,
 #                                              and agent-creds-prometheus
@@ -62,6 +63,7 @@ else
     image agent-creds-sandbox sandbox-image/Dockerfile --build-arg UID="$uid" --build-arg GID="$gid"
 fi
 if [[ ${1:-} == test ]]; then
+    image agent-creds-test-systemd integration/service/systemd.Dockerfile
     base_id=$(docker image inspect --format '{{.Id}}' agent-creds-sandbox)
     image agent-creds-test-java integration/sandbox/java.Dockerfile
 fi
