@@ -3,13 +3,27 @@
 use serde_json::{Value, json};
 
 use super::answers::Then;
-use super::sessions::Session;
-use super::targets::{NOT_ALLOWED, TypeFilter};
-use super::{Filter, Outcome, Params, Refusal, Reply};
+use super::targets::{Discovery, NOT_ALLOWED, TypeFilter};
+use super::{Filter, MAX_BROWSER_SESSIONS, Outcome, Params, Refusal, Reply};
 use crate::domain::web::WebUrl;
 use crate::host::cdp::json::Command;
 use crate::host::cdp::methods::{self, Verdict};
 use crate::host::cdp::rules::Match;
+
+/// A session with the virtual browser target.
+#[derive(Debug)]
+pub(super) struct BrowserSession {
+    /// The one in which the client asked for it, and is told of it.
+    via: Option<String>,
+}
+
+/// An attachment for auto-attach that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Attaching {
+    /// The browser session that asked for auto-attach, or the connection itself.
+    pub(super) asker: Option<String>,
+    pub(super) target: String,
+}
 
 /// The client wants to be attached to all that it sees.
 #[derive(Debug)]
@@ -70,7 +84,7 @@ impl Filter {
     pub(super) fn target_command(&mut self, to: &Reply, method: &str, params: &Params) -> Outcome {
         let then = || Then::Forward { to: to.clone() };
         match method {
-            "Target.setDiscoverTargets" => Ok(Some(self.set_discover(params))),
+            "Target.setDiscoverTargets" => Ok(Some(self.set_discover(self.asker(to), params))),
             "Target.getTargets" => {
                 let filter = TypeFilter::read(params);
                 let visible =
@@ -85,7 +99,7 @@ impl Filter {
                 let target = self.visible(params)?;
                 Ok(Some(json!({"targetInfo": self.info(&target)})))
             }
-            "Target.setAutoAttach" => Ok(self.set_auto_attach(to, params)),
+            "Target.setAutoAttach" => Ok(self.set_auto_attach(&self.asker(to), to, params)),
             "Target.attachToTarget" => {
                 let target = self.visible(params)?;
                 let is_flat = is_true(params, "flatten");
@@ -93,12 +107,7 @@ impl Filter {
                 self.ask(None, method, sent, Then::Attached { to: to.clone(), target, is_flat });
                 Ok(None)
             }
-            "Target.attachToBrowserTarget" => {
-                self.next += 1;
-                let session = format!("{BROWSER_TARGET}-{}", self.next);
-                self.browser_sessions.insert(session.clone());
-                Ok(Some(json!({"sessionId": session})))
-            }
+            "Target.attachToBrowserTarget" => self.attach_to_browser(to),
             "Target.detachFromTarget" => self.detach(None, params),
             "Target.sendMessageToTarget" => self.send_message(None, params),
             "Target.activateTarget" => {
@@ -164,48 +173,83 @@ impl Filter {
         None
     }
 
-    fn set_discover(&mut self, params: &Params) -> Value {
-        self.announced.clear();
-        self.discover = is_true(params, "discover").then(|| TypeFilter::read(params));
+    /// Who is told what a command brings about: the browser session that it came in, or the connection itself.
+    pub(super) fn asker(&self, to: &Reply) -> Option<String> {
+        to.session.clone().filter(|session| self.browser_sessions.contains_key(session))
+    }
+
+    fn attach_to_browser(&mut self, to: &Reply) -> Outcome {
+        if self.browser_sessions.len() >= MAX_BROWSER_SESSIONS {
+            let message = format!("agent-creds: more than {MAX_BROWSER_SESSIONS} sessions with the browser");
+            return Err(Refusal { code: -32000, message });
+        }
+        self.next += 1;
+        let (session, via) = (format!("{BROWSER_TARGET}-{}", self.next), self.asker(to));
+        let params = json!({"sessionId": session, "targetInfo": browser_info(), "waitingForDebugger": false});
+        self.event(via.as_deref(), "Target.attachedToTarget", &params);
+        self.browser_sessions.insert(session.clone(), BrowserSession { via });
+        Ok(Some(json!({"sessionId": session})))
+    }
+
+    /// Ends a session with the browser, and those that came about by it.
+    fn end_browser_session(&mut self, session: &str) {
+        let Some(BrowserSession { via }) = self.browser_sessions.remove(session) else { return };
+        let asker = Some(session.to_owned());
+        self.discover.remove(&asker);
+        self.auto.remove(&asker);
+        let below = self.browser_sessions.iter().filter(|(_, other)| other.via == asker);
+        for id in below.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.end_browser_session(&id);
+        }
+        let by_it = self.sessions.iter().filter(|(_, other)| other.via == asker);
+        for id in by_it.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.end_session(&id, true);
+        }
+        let attaching = self.attaching.keys().filter(|attaching| attaching.asker == asker);
+        for attaching in attaching.cloned().collect::<Vec<_>>() {
+            self.attached(&attaching);
+        }
+        let params = json!({"sessionId": session, "targetId": BROWSER_TARGET});
+        self.event(via.as_deref(), "Target.detachedFromTarget", &params);
+    }
+
+    fn set_discover(&mut self, asker: Option<String>, params: &Params) -> Value {
+        self.discover.remove(&asker);
+        if is_true(params, "discover") {
+            self.discover.insert(asker, Discovery::new(TypeFilter::read(params)));
+        }
         for target in self.targets.keys().cloned().collect::<Vec<_>>() {
             self.judge(&target, false);
         }
         json!({})
     }
 
-    fn set_auto_attach(&mut self, to: &Reply, params: &Params) -> Option<Value> {
+    fn set_auto_attach(&mut self, asker: &Option<String>, to: &Reply, params: &Params) -> Option<Value> {
         if !is_true(params, "autoAttach") {
-            self.auto = None;
-            let attached: Vec<String> = self
-                .sessions
-                .iter()
-                .filter(|(_, session)| session.is_auto && session.parent.is_none())
-                .map(|(id, _)| id.clone())
-                .collect();
-            for session in attached {
+            self.auto.remove(asker);
+            let attached = self.sessions.iter().filter(|(_, session)| session.is_auto_of(asker));
+            for session in attached.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 self.end_session(&session, true);
             }
             return Some(json!({}));
         }
-        self.auto = Some(AutoAttach { filter: TypeFilter::read(params), is_flat: is_true(params, "flatten") });
+        let auto = AutoAttach { filter: TypeFilter::read(params), is_flat: is_true(params, "flatten") };
+        self.auto.insert(asker.clone(), auto);
         for target in self.targets.keys().cloned().collect::<Vec<_>>() {
             if self.is_visible(&target) {
                 self.auto_attach(&target);
             }
         }
-        let attaching: Vec<String> = self.attaching.keys().cloned().collect();
-        self.wait_for(&attaching, to, json!({}))
+        self.wait_for(|attaching| attaching.asker == *asker, to, json!({}))
     }
 
-    /// Answers when the client is attached to all of `targets`: at once if it is.
-    fn wait_for(&mut self, targets: &[String], to: &Reply, result: Value) -> Option<Value> {
+    /// Answers when all attachments of a kind that are under way have come about: at once if there are none.
+    fn wait_for(&mut self, which: impl Fn(&Attaching) -> bool, to: &Reply, result: Value) -> Option<Value> {
         let key = self.next + 1;
         let mut left = 0;
-        for target in targets {
-            if let Some(waiters) = self.attaching.get_mut(target) {
-                waiters.push(key);
-                left += 1;
-            }
+        for (_, waiters) in self.attaching.iter_mut().filter(|(attaching, _)| which(attaching)) {
+            waiters.push(key);
+            left += 1;
         }
         if left == 0 {
             return Some(result);
@@ -264,7 +308,8 @@ impl Filter {
         self.owned.add(&target);
         self.judge(&target, false);
         // Clients expect the session first.
-        if let Some(result) = self.wait_for(std::slice::from_ref(&target), to, json!({"targetId": target})) {
+        let result = json!({"targetId": target});
+        if let Some(result) = self.wait_for(|attaching| attaching.target == target, to, result) {
             self.answer(to, &result);
         }
     }
@@ -273,13 +318,9 @@ impl Filter {
     pub(super) fn detach(&mut self, parent: Option<&str>, params: &Params) -> Outcome {
         if let Some(session) = params.get("sessionId").and_then(Value::as_str)
             && parent.is_none()
-            && self.browser_sessions.contains(session)
+            && self.browser_sessions.contains_key(session)
         {
-            let by_it = |(id, other): (&String, &Session)| (other.via.as_deref() == Some(session)).then(|| id.clone());
-            for id in self.sessions.iter().filter_map(by_it).collect::<Vec<_>>() {
-                self.end_session(&id, true);
-            }
-            self.browser_sessions.remove(session);
+            self.end_browser_session(session);
             return Ok(Some(json!({})));
         }
         let session = self.named_session(parent, params)?;

@@ -1,5 +1,7 @@
 //! What Chrome has open, and what of it the client sees.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -51,6 +53,20 @@ impl TypeFilter {
 
     pub(super) fn wants(&self, kind: &str) -> bool {
         self.0.iter().find(|(of, _)| of.as_deref().is_none_or(|of| of == kind)).is_some_and(|&(_, wanted)| wanted)
+    }
+}
+
+/// Somebody wants to be told of targets.
+#[derive(Debug)]
+pub(super) struct Discovery {
+    filter: TypeFilter,
+    /// Those that were told of.
+    pub(super) announced: BTreeSet<String>,
+}
+
+impl Discovery {
+    pub(super) fn new(filter: TypeFilter) -> Self {
+        Self { filter, announced: BTreeSet::new() }
     }
 }
 
@@ -148,7 +164,10 @@ impl Filter {
         self.dismissed.remove(id);
         self.targets.remove(id);
         self.owned.remove(id);
-        self.attached(id);
+        let attaching = self.attaching.keys().filter(|attaching| attaching.target == id);
+        for attaching in attaching.cloned().collect::<Vec<_>>() {
+            self.attached(&attaching);
+        }
     }
 
     /// The client closes a page that is the user's: it stays, and the client has no more of it. An error would be swallowed by
@@ -167,23 +186,31 @@ impl Filter {
             target.is_visible = allowed;
             target.origin = origin;
         }
-        let kind = self.targets.get(id).map(|target| target.info.kind.clone()).unwrap_or_default();
-        let announced = self.announced.contains(id);
         match (was_visible, allowed) {
             (true, false) => self.hide(id),
             (_, true) => {
-                let discovers = self.discover.as_ref().is_some_and(|filter| filter.wants(&kind));
-                if discovers && !announced {
-                    self.announced.insert(id.to_owned());
-                    self.event(None, "Target.targetCreated", &json!({"targetInfo": self.info(id)}));
-                } else if discovers && changed {
-                    self.event(None, "Target.targetInfoChanged", &json!({"targetInfo": self.info(id)}));
-                }
+                self.announce(id, changed);
                 if !was_visible {
                     self.auto_attach(id);
                 }
             }
             (false, false) => {}
+        }
+    }
+
+    /// Tells of a visible target, whoever wants to be told and was not.
+    fn announce(&mut self, id: &str, changed: bool) {
+        let kind = self.kind(id);
+        let mut told = Vec::new();
+        for (asker, discovery) in self.discover.iter_mut().filter(|(_, discovery)| discovery.filter.wants(&kind)) {
+            if discovery.announced.insert(id.to_owned()) {
+                told.push((asker.clone(), "Target.targetCreated"));
+            } else if changed {
+                told.push((asker.clone(), "Target.targetInfoChanged"));
+            }
+        }
+        for (asker, method) in told {
+            self.event(asker.as_deref(), method, &json!({"targetInfo": self.info(id)}));
         }
     }
 
@@ -219,8 +246,9 @@ impl Filter {
                 self.end_session(&session, true);
             }
         }
-        if self.announced.remove(id) {
-            self.event(None, "Target.targetDestroyed", &json!({"targetId": id}));
+        let told = self.discover.iter_mut().filter_map(|(asker, known)| known.announced.remove(id).then_some(asker));
+        for asker in told.cloned().collect::<Vec<_>>() {
+            self.event(asker.as_deref(), "Target.targetDestroyed", &json!({"targetId": id}));
         }
     }
 
