@@ -16,6 +16,7 @@ mod events;
 mod page;
 mod scripts;
 mod sessions;
+mod tabs;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -103,7 +104,7 @@ pub struct Filter {
     sessions: BTreeMap<String, Session>,
     /// The session that the client of a page's endpoint speaks with.
     root: Option<String>,
-    /// Sessions with the virtual browser target.
+    /// Sessions with the virtual browser target, and with virtual tabs.
     browser_sessions: BTreeMap<String, BrowserSession>,
     /// Handles of streams that answers named.
     streams: BTreeSet<String>,

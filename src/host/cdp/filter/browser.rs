@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::answers::Then;
+use super::tabs::{has_tab, tab_of};
 use super::targets::{Discovery, NOT_ALLOWED, TypeFilter};
 use super::{Filter, MAX_BROWSER_SESSIONS, Outcome, Params, Refusal, Reply};
 use crate::domain::web::WebUrl;
@@ -10,11 +11,31 @@ use crate::host::cdp::json::Command;
 use crate::host::cdp::methods::{self, Verdict};
 use crate::host::cdp::rules::Match;
 
-/// A session with the virtual browser target.
+/// A session with a virtual target.
 #[derive(Debug)]
 pub(super) struct BrowserSession {
     /// The one in which the client asked for it, and is told of it.
-    via: Option<String>,
+    pub(super) via: Option<String>,
+    pub(super) scope: Scope,
+}
+
+/// What a session with a virtual target is a session with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The browser.
+    Browser,
+    /// The tab of this page.
+    Tab(String),
+}
+
+impl BrowserSession {
+    /// The page whose tab it is with.
+    pub(super) fn page(&self) -> Option<&str> {
+        match &self.scope {
+            Scope::Tab(page) => Some(page),
+            Scope::Browser => None,
+        }
+    }
 }
 
 /// An attachment for auto-attach that is under way.
@@ -71,6 +92,8 @@ impl Filter {
                 Ok(None)
             }
             _ if method.starts_with("Target.") => self.target_command(to, &method, &params),
+            // Clients say it to whatever they are attached to.
+            "Runtime.runIfWaitingForDebugger" if self.asker(to).is_some() => Ok(Some(json!({}))),
             _ => Err(match methods::verdict(&method, false) {
                 Verdict::Pass => {
                     Refusal { code: -32601, message: "this command is for a page: attach to one".to_owned() }
@@ -87,12 +110,20 @@ impl Filter {
             "Target.setDiscoverTargets" => Ok(Some(self.set_discover(self.asker(to), params))),
             "Target.getTargets" => {
                 let filter = TypeFilter::read(params);
-                let visible =
-                    self.targets.values().filter(|target| target.is_visible && filter.wants(&target.info.kind));
-                let infos: Vec<Value> = visible.map(|target| self.info(&target.info.target_id)).collect();
+                let mut infos = Vec::new();
+                for (id, target) in self.targets.iter().filter(|(_, target)| target.is_visible) {
+                    infos.extend(filter.wants(&target.info.kind).then(|| self.info(id)));
+                    infos.extend((has_tab(&target.info.kind) && filter.wants("tab")).then(|| self.tab_info(id)));
+                }
+                infos.extend(filter.wants("browser").then(browser_info));
                 Ok(Some(json!({"targetInfos": infos})))
             }
             "Target.getTargetInfo" if !params.contains_key("targetId") => {
+                let page = self.asker(to).and_then(|asker| self.browser_sessions.get(&asker)?.page());
+                let info = page.map_or_else(browser_info, |page| self.tab_info(page));
+                Ok(Some(json!({"targetInfo": info})))
+            }
+            "Target.getTargetInfo" if is_named(params, BROWSER_TARGET) => {
                 Ok(Some(json!({"targetInfo": browser_info()})))
             }
             "Target.getTargetInfo" => {
@@ -100,6 +131,7 @@ impl Filter {
                 Ok(Some(json!({"targetInfo": self.info(&target)})))
             }
             "Target.setAutoAttach" => Ok(self.set_auto_attach(&self.asker(to), to, params)),
+            "Target.attachToTarget" if is_named(params, BROWSER_TARGET) => self.attach_to_browser(to),
             "Target.attachToTarget" => {
                 let target = self.visible(params)?;
                 let is_flat = is_true(params, "flatten");
@@ -179,7 +211,8 @@ impl Filter {
     }
 
     fn attach_to_browser(&mut self, to: &Reply) -> Outcome {
-        if self.browser_sessions.len() >= MAX_BROWSER_SESSIONS {
+        let browsers = self.browser_sessions.values().filter(|session| session.scope == Scope::Browser).count();
+        if browsers >= MAX_BROWSER_SESSIONS {
             let message = format!("agent-creds: more than {MAX_BROWSER_SESSIONS} sessions with the browser");
             return Err(Refusal { code: -32000, message });
         }
@@ -187,13 +220,13 @@ impl Filter {
         let (session, via) = (format!("{BROWSER_TARGET}-{}", self.next), self.asker(to));
         let params = json!({"sessionId": session, "targetInfo": browser_info(), "waitingForDebugger": false});
         self.event(via.as_deref(), "Target.attachedToTarget", &params);
-        self.browser_sessions.insert(session.clone(), BrowserSession { via });
+        self.browser_sessions.insert(session.clone(), BrowserSession { via, scope: Scope::Browser });
         Ok(Some(json!({"sessionId": session})))
     }
 
     /// Ends a session with the browser, and those that came about by it.
-    fn end_browser_session(&mut self, session: &str) {
-        let Some(BrowserSession { via }) = self.browser_sessions.remove(session) else { return };
+    pub(super) fn end_browser_session(&mut self, session: &str) {
+        let Some(BrowserSession { via, scope }) = self.browser_sessions.remove(session) else { return };
         let asker = Some(session.to_owned());
         self.discover.remove(&asker);
         self.auto.remove(&asker);
@@ -209,14 +242,22 @@ impl Filter {
         for attaching in attaching.cloned().collect::<Vec<_>>() {
             self.attached(&attaching);
         }
-        let params = json!({"sessionId": session, "targetId": BROWSER_TARGET});
+        let target = match scope {
+            Scope::Browser => BROWSER_TARGET.to_owned(),
+            Scope::Tab(page) => tab_of(&page),
+        };
+        let params = json!({"sessionId": session, "targetId": target});
         self.event(via.as_deref(), "Target.detachedFromTarget", &params);
     }
 
     fn set_discover(&mut self, asker: Option<String>, params: &Params) -> Value {
         self.discover.remove(&asker);
         if is_true(params, "discover") {
-            self.discover.insert(asker, Discovery::new(TypeFilter::read(params)));
+            let filter = TypeFilter::read(params);
+            if filter.wants("browser") {
+                self.event(asker.as_deref(), "Target.targetCreated", &json!({"targetInfo": browser_info()}));
+            }
+            self.discover.insert(asker, Discovery::new(filter));
         }
         for target in self.targets.keys().cloned().collect::<Vec<_>>() {
             self.judge(&target, false);
@@ -227,6 +268,7 @@ impl Filter {
     fn set_auto_attach(&mut self, asker: &Option<String>, to: &Reply, params: &Params) -> Option<Value> {
         if !is_true(params, "autoAttach") {
             self.auto.remove(asker);
+            self.end_tabs(|tab| tab.via == *asker);
             let attached = self.sessions.iter().filter(|(_, session)| session.is_auto_of(asker));
             for session in attached.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 self.end_session(&session, true);
@@ -366,6 +408,10 @@ pub(super) fn canonical(url: &str) -> String {
 
 pub(super) fn is_true(params: &Params, key: &str) -> bool {
     params.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn is_named(params: &Params, target: &str) -> bool {
+    params.get("targetId").and_then(Value::as_str) == Some(target)
 }
 
 fn browser_info() -> Value {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::answers::Then;
 use super::browser::Attaching;
 use super::delivery::Held;
+use super::tabs::has_tab;
 use super::targets::Info;
 use super::{Filter, MAX_SESSIONS, Refusal, Reply};
 use crate::domain::web::WebUrl;
@@ -114,9 +115,22 @@ impl Filter {
         if kind == "iframe" || kind == "worker" {
             return;
         }
-        let wanted = self.auto.iter().filter(|(_, auto)| auto.filter.wants(&kind));
-        let wanted = wanted.map(|(asker, _)| Attaching { asker: asker.clone(), target: target.to_owned() });
-        for attaching in wanted.collect::<Vec<_>>() {
+        // Who is attached to a tab is attached to that tab's page alone; all others to all pages and tabs that they want.
+        let tab = |asker: &Option<String>| asker.as_ref().and_then(|asker| self.browser_sessions.get(asker)?.page());
+        let attaching = |asker: &Option<String>| Attaching { asker: asker.clone(), target: target.to_owned() };
+        let (mut wanted, mut tabs) = (Vec::new(), Vec::new());
+        for (asker, auto) in &self.auto {
+            if auto.filter.wants(&kind) && tab(asker).is_none_or(|page| page == target) {
+                wanted.push(attaching(asker));
+            }
+            if auto.filter.wants("tab") && tab(asker).is_none() && has_tab(&kind) {
+                tabs.push(asker.clone());
+            }
+        }
+        for asker in tabs {
+            self.attach_to_tab(asker.as_ref(), target);
+        }
+        for attaching in wanted {
             let has = |session: &Session| session.is_auto_of(&attaching.asker) && session.target == target;
             if self.attaching.contains_key(&attaching) || self.sessions.values().any(has) {
                 continue;

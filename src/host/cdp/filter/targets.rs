@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Filter;
+use super::tabs::{has_tab, tab_of};
 use crate::domain::web::WebUrl;
 use crate::host::cdp::rules::Match;
 
@@ -202,15 +203,21 @@ impl Filter {
     fn announce(&mut self, id: &str, changed: bool) {
         let kind = self.kind(id);
         let mut told = Vec::new();
-        for (asker, discovery) in self.discover.iter_mut().filter(|(_, discovery)| discovery.filter.wants(&kind)) {
-            if discovery.announced.insert(id.to_owned()) {
-                told.push((asker.clone(), "Target.targetCreated"));
-            } else if changed {
-                told.push((asker.clone(), "Target.targetInfoChanged"));
+        let tab = has_tab(&kind).then(|| tab_of(id));
+        for (asker, discovery) in &mut self.discover {
+            let page = discovery.filter.wants(&kind).then_some(id);
+            let tab = tab.as_deref().filter(|_| discovery.filter.wants("tab"));
+            for (target, is_tab) in page.map(|id| (id, false)).into_iter().chain(tab.map(|id| (id, true))) {
+                if discovery.announced.insert(target.to_owned()) {
+                    told.push((asker.clone(), "Target.targetCreated", is_tab));
+                } else if changed {
+                    told.push((asker.clone(), "Target.targetInfoChanged", is_tab));
+                }
             }
         }
-        for (asker, method) in told {
-            self.event(asker.as_deref(), method, &json!({"targetInfo": self.info(id)}));
+        for (asker, method, is_tab) in told {
+            let info = if is_tab { self.tab_info(id) } else { self.info(id) };
+            self.event(asker.as_deref(), method, &json!({"targetInfo": info}));
         }
     }
 
@@ -246,9 +253,13 @@ impl Filter {
                 self.end_session(&session, true);
             }
         }
-        let told = self.discover.iter_mut().filter_map(|(asker, known)| known.announced.remove(id).then_some(asker));
-        for asker in told.cloned().collect::<Vec<_>>() {
-            self.event(asker.as_deref(), "Target.targetDestroyed", &json!({"targetId": id}));
+        self.end_tabs(|tab| tab.page() == Some(id));
+        for target in [id.to_owned(), tab_of(id)] {
+            let told = self.discover.iter_mut().filter(|(_, discovery)| discovery.announced.contains(&target));
+            let told = told.map(|(asker, discovery)| (asker.clone(), discovery.announced.remove(&target)));
+            for (asker, _) in told.collect::<Vec<_>>() {
+                self.event(asker.as_deref(), "Target.targetDestroyed", &json!({"targetId": target}));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod askers;
 mod hostile;
 mod laws;
 mod pages;
+mod tabs;
 mod view;
 
 use serde_json::{Value, json};
