@@ -9,6 +9,7 @@ mod clients;
 mod host;
 mod lifecycle;
 mod live;
+mod locals;
 mod oauth;
 mod terminal;
 mod threats;

@@ -4,7 +4,7 @@
 #   integration/setup.sh demo   what the demo needs; where Docker answers, the images and helpers of the sandboxes too
 #   integration/setup.sh test   that, and what the tests need: the oldest Envoy that is supported, Docker (its engine has to run
 #                               already) with the images, compose and gVisor's runtime, network tools, Chromium, the Python
-#                               SDKs in target/sdk-venv
+#                               SDKs in target/sdk-venv, and Pyppeteer in target/pyppeteer-venv
 #
 # Missing Debian packages are installed as root or with a `sudo` that asks no password; otherwise this says what to
 # install and fails. Nothing is ever skipped silently. Quiet when there is nothing to do.
@@ -59,19 +59,19 @@ check_namespaces() {
         "kernel.apparmor_restrict_unprivileged_userns=0)"
 }
 
-# A virtual environment with the SDKs, made anew only when the lock or the Python changed.
-sdk_venv() {
-    local venv=$root/target/sdk-venv lock=$root/integration/sdk/requirements.txt stamp
+# A virtual environment with what a lock names, made anew only when the lock or the Python changed.
+venv() { # NAME LOCK
+    local venv=$root/target/$1-venv lock=$root/integration/sdk/$2 stamp
     stamp=$({ python3 -c 'import sys; print(sys.executable, sys.version)' && cat "$lock"; } | sha256sum | cut -d' ' -f1)
     mkdir -p "$root/target"
-    exec 9>"$root/target/.sdk-venv.lock"
+    exec 9>"$root/target/.$1-venv.lock"
     flock 9
     if [[ $(cat "$venv/.stamp" 2>/dev/null) != "$stamp" ]]; then
-        say "installing the Python SDKs into target/sdk-venv"
+        say "installing integration/sdk/$2 into target/$1-venv"
         rm -rf "$venv"
         python3 -m venv "$venv"
         "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
-            --requirement "$lock" >&2 || die "pip could not install integration/sdk/requirements.txt (see above)"
+            --requirement "$lock" >&2 || die "pip could not install integration/sdk/$2 (see above)"
         printf '%s\n' "$stamp" >"$venv/.stamp"
     fi
     exec 9>&-
@@ -92,7 +92,8 @@ if [[ $what == test ]]; then
     # The oldest one that is supported.
     ENVOY_VERSION=1.39.0 "$root/envoy/fetch.sh" >/dev/null
     check_namespaces
-    sdk_venv
+    venv sdk requirements.txt
+    venv pyppeteer pyppeteer.txt
     "$root/sandbox-image/helpers.sh" debug
     "$root/sandbox-image/images.sh" test
     "$root/sandbox-image/gvisor.sh"

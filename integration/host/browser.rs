@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -203,7 +204,12 @@ impl World {
 
     /// Runs a script of `integration/sdk` against the filter.
     pub async fn python(&self, script: &str) -> String {
-        let mut command = Command::new(sdk_python());
+        self.script(sdk_python(), script).await
+    }
+
+    /// The same by another Python.
+    pub async fn script(&self, python: &Path, script: &str) -> String {
+        let mut command = Command::new(python);
         command.arg(format!("{}/integration/sdk/{script}", env!("CARGO_MANIFEST_DIR")));
         command.args([&self.endpoint, &self.app.origin, &self.bank.origin]);
         let output = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();

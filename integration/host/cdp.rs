@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::browser::{Raw, SECRET, World, allow, ask, filter};
+use crate::support::netns::pyppeteer_python;
 use crate::support::probe::eventually;
 
 /// Attaches to the allowed tab.
@@ -37,6 +38,60 @@ async fn playwright_drives_what_is_allowed_and_sees_nothing_else() {
         2,
         "the bank's tab, and the one that went there, are as they were"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pyppeteer_drives_what_is_allowed_and_sees_nothing_else() {
+    let world = World::start().await;
+    let said = world.script(&pyppeteer_python(), "pyppeteer_cdp.py").await;
+    let report: Value = serde_json::from_str(said.trim()).unwrap();
+    assert!(report["checks"].as_array().unwrap().len() > 15, "{report}");
+    assert_eq!(tabs(&world, &world.bank.origin).await.len(), 1, "the bank's tab is as it was");
+}
+
+/// Attached to tabs, and by them to pages, as Puppeteer is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_attaches_by_tabs_has_the_allowed_ones() {
+    let world = World::start().await;
+    let mut client = Raw::connect(world.port, "/devtools/browser/agent-creds").await;
+    client.call(None, "Target.setDiscoverTargets", json!({"discover": true, "filter": [{}]})).await;
+    let mut attach = json!({"autoAttach": true, "flatten": true, "waitForDebuggerOnStart": true});
+    attach["filter"] = json!([{"type": "page", "exclude": true}, {}]);
+    client.call(None, "Target.setAutoAttach", attach.clone()).await;
+    attach["filter"] = json!([{}]);
+    let created = client.call(None, "Target.createTarget", json!({"url": "about:blank"})).await;
+    let new = created["result"]["targetId"].as_str().unwrap().to_owned();
+    let mut pages = Vec::new();
+    let is = |event: &Value, kind: &str| {
+        event["method"] == "Target.attachedToTarget" && event["params"]["targetInfo"]["type"] == kind
+    };
+    let of_tabs: Vec<Value> = client.got.iter().filter(|event| is(event, "tab")).cloned().collect();
+    for tab in &of_tabs {
+        let session = tab["params"]["sessionId"].as_str().unwrap();
+        client.call(Some(session), "Target.setAutoAttach", attach.clone()).await;
+        client.call(Some(session), "Runtime.runIfWaitingForDebugger", json!({})).await;
+        let page = client.got.iter().find(|event| is(event, "page") && event["sessionId"] == session).unwrap();
+        pages.push(page["params"].clone());
+    }
+    assert_eq!(pages.len(), 2, "{:?}", client.got);
+    let own = pages.iter().find(|page| page["targetInfo"]["targetId"] == new.as_str()).unwrap().clone();
+    let session = own["sessionId"].as_str().unwrap();
+    client.call(Some(session), "Page.enable", json!({})).await;
+    client.call(Some(session), "Page.navigate", json!({"url": format!("{}/tab", world.app.origin)})).await;
+    client.event("Page.loadEventFired").await;
+    let said = client.call(Some(session), "Runtime.evaluate", json!({"expression": "location.pathname"})).await;
+    assert_eq!(said["result"]["result"]["value"], "/tab");
+    client.call(None, "Target.closeTarget", json!({"targetId": new})).await;
+    // The page goes first, and then its tab.
+    let gone = loop {
+        let event = client.next().await.unwrap();
+        if event["method"] == "Target.detachedFromTarget" && event["sessionId"].is_null() {
+            break event;
+        }
+    };
+    assert_eq!(gone["params"]["targetId"], format!("agent-creds-tab-{new}"));
+    let all = format!("{:?}", client.got);
+    assert!(!all.contains(SECRET) && !all.contains(&world.bank.origin), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -239,7 +239,7 @@ fn a_sandbox_reaches_its_two_ports_alone_whichever_layer_is_lost() {
         let redirected: Vec<(Value, &str)> = tcp().into_iter().chain(queries()).collect();
         assert_isolated(&world, &services, "both", &redirected);
 
-        // From elsewhere, the host included, nobody gets to the sandbox, nor from elsewhere to its gateway.
+        // From elsewhere, the host included, nobody gets to the sandbox, nor to its gateway.
         let inner = world.serve("sandbox", "sandbox", "::", &PORTS);
         for space in ["host", "outside", "neighbour"] {
             let mut attempts = Vec::new();
@@ -252,8 +252,10 @@ fn a_sandbox_reaches_its_two_ports_alone_whichever_layer_is_lost() {
             ] {
                 attempts.push((json!({ "kind": kind, "to": to, "port": port }), None::<&str>));
             }
-            if space == "outside" {
-                for (kind, port) in [("tcp", 15001), ("tcp", 15053), ("udp", 15053), ("tcp", 22), ("ping", 0)] {
+            // The neighbour's own listener answers whatever it asks for.
+            if space != "neighbour" {
+                let ports = [("tcp", 15001), ("tcp", 15053), ("udp", 15053), ("tcp", 22), ("tcp", 80), ("udp", 53)];
+                for (kind, port) in ports.into_iter().chain([("ping", 0)]) {
                     attempts.push((json!({ "kind": kind, "to": "172.30.1.1", "port": port }), None));
                 }
             }

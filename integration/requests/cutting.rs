@@ -1,5 +1,7 @@
 //! Answers that go on end when their token does; all others go on.
 
+mod wildcard;
+
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -8,12 +10,17 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{OPENAI, STRIPE, World};
 use crate::support::client::{Client, Proto, Streaming};
+use crate::support::server::Server;
 
 /// The promise.
 const WITHIN: Duration = Duration::from_secs(5);
 
 fn mint(world: &World, words: &[&str]) {
-    let output = world.server.mint(words);
+    mint_by(&world.server, words);
+}
+
+fn mint_by(server: &Server, words: &[&str]) {
+    let output = server.mint(words);
     assert!(output.status.success(), "mint {words:?}: {output:?}");
 }
 

@@ -1,9 +1,11 @@
 //! A credential that an upstream sends back does not reach the agent.
 
 mod encoded;
+mod failing;
 mod scripted;
 mod split;
 mod trailers;
+mod wildcard;
 
 use http::{Method, StatusCode};
 

@@ -1,5 +1,7 @@
 //! AWS: requests that are signed with a token arrive signed with the real keys, whatever Envoy makes of them on the way.
 
+mod wildcard;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,13 +39,20 @@ struct Cloud {
 impl Cloud {
     /// `limits` are more lines of the section of [`S3`].
     async fn start(limits: &str) -> Self {
+        Self::with(|upstream| {
+            upstream_section(S3, upstream, limits)
+                + &upstream_section(BUCKET, upstream, "")
+                + &upstream_section(DYNAMODB, upstream, "")
+        })
+        .await
+    }
+
+    /// With these sections for it.
+    async fn with(sections: impl FnOnce(&Upstream) -> String) -> Self {
         let account = Arc::new(Aws::new(ACCESS_KEY, SECRET_KEY, Some(SESSION)));
         let upstream = Upstream::with(UpstreamConfig::new(&[S3, BUCKET, DYNAMODB]).aws(&account)).await;
         let stripe = Upstream::start(&[STRIPE]).await;
-        let sections = upstream_section(S3, &upstream, limits)
-            + &upstream_section(BUCKET, &upstream, "")
-            + &upstream_section(DYNAMODB, &upstream, "")
-            + &upstream_section(STRIPE, &stripe, "");
+        let sections = sections(&upstream) + &upstream_section(STRIPE, &stripe, "");
         let config = WorldConfig::new(sections).credentials(VAULT);
         let config = config
             .env("AGENT_CREDS_LOG", "trace")

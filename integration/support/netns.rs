@@ -69,3 +69,8 @@ pub fn sdk_python() -> &'static Path {
         root.join("target/sdk-venv/bin/python3")
     })
 }
+
+/// The Python that has Pyppeteer.
+pub fn pyppeteer_python() -> PathBuf {
+    sdk_python().parent().unwrap().join("../../pyppeteer-venv/bin/python3")
+}

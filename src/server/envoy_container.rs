@@ -77,17 +77,23 @@ impl EnvoyContainer {
     /// Keeps it running until `shutdown`.
     pub(super) async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
+        let stopping = shutdown.wait();
+        tokio::pin!(stopping);
         loop {
             let started = Instant::now();
-            let stopping = shutdown.clone().wait();
-            tokio::pin!(stopping);
-            let how = tokio::select! {
-                () = &mut stopping => {
-                    self.stop().await;
-                    return Ok(());
-                }
-                how = self.run_once() => how,
+            // Never given up half-way: Docker makes what it was asked for, whether anybody waits for it or not.
+            let how = match self.begin().await {
+                Ok((docker, id)) => tokio::select! {
+                    biased;
+                    () = &mut stopping => {
+                        self.stop().await;
+                        return Ok(());
+                    }
+                    how = self.watch(&docker, &id) => how,
+                },
+                Err(error) => Err(error),
             };
+            let how = how.map_or_else(|error| error.to_string(), |code| format!("exit code {code}"));
             self.pid.store(0, Ordering::Relaxed);
             self.restarts.inc();
             let delay = backoff.next(started.elapsed());
@@ -102,32 +108,25 @@ impl EnvoyContainer {
         }
     }
 
-    /// Returns when the container ended, saying how.
-    async fn run_once(&mut self) -> String {
-        match self.try_run().await {
-            Ok(code) => format!("exit code {code}"),
-            Err(error) => error.to_string(),
+    /// The container that runs: the one that is taken over, or a new one.
+    async fn begin(&mut self) -> Result<(Docker, String), DockerError> {
+        let docker = self.docker_host.connect().await?;
+        if let Some(id) = self.adopted.take() {
+            tracing::info!(container = id, "took over the running Envoy");
+            return Ok((docker, id));
         }
+        self.remove(&docker).await?;
+        let id = docker.create_container(&self.spec.create()?).await?;
+        docker.start(&id).await?;
+        tracing::info!(container = id, "started Envoy");
+        Ok((docker, id))
     }
 
-    async fn try_run(&mut self) -> Result<i64, DockerError> {
-        let docker = self.docker_host.connect().await?;
-        let id = match self.adopted.take() {
-            Some(id) => {
-                tracing::info!(container = id, "took over the running Envoy");
-                id
-            }
-            None => {
-                self.remove(&docker).await?;
-                let id = docker.create_container(&self.spec.create()?).await?;
-                docker.start(&id).await?;
-                tracing::info!(container = id, "started Envoy");
-                id
-            }
-        };
-        self.pid.store(docker.pid(&id).await?, Ordering::Relaxed);
+    /// Returns when it ended, with its exit code.
+    async fn watch(&self, docker: &Docker, id: &str) -> Result<i64, DockerError> {
+        self.pid.store(docker.pid(id).await?, Ordering::Relaxed);
         loop {
-            if let Some(code) = docker.wait(&id, LOOK).await? {
+            if let Some(code) = docker.wait(id, LOOK).await? {
                 return Ok(code);
             }
         }

@@ -37,7 +37,11 @@ pub(super) struct Scripted {
 
 impl Scripted {
     pub(super) async fn start(host: &str) -> Self {
-        let cert = TestCa::shared().issue(&[host], CertKind::Good);
+        Self::start_for(&[host]).await
+    }
+
+    pub(super) async fn start_for(hosts: &[&str]) -> Self {
+        let cert = TestCa::shared().issue(hosts, CertKind::Good);
         let mut tls =
             ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.cert], cert.key).unwrap();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];

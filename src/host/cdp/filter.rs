@@ -16,6 +16,7 @@ mod events;
 mod page;
 mod scripts;
 mod sessions;
+mod tabs;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -27,10 +28,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use self::answers::{Pending, Then};
-use self::browser::{AutoAttach, Waiter};
+use self::browser::{Attaching, AutoAttach, BrowserSession, Waiter};
 use self::delivery::Held;
 use self::sessions::Session;
-use self::targets::{Target, TypeFilter};
+use self::targets::{Discovery, Target};
 use super::json::Command;
 use super::rules::Rules;
 
@@ -38,6 +39,8 @@ use super::rules::Rules;
 const MAX_PENDING: usize = 4096;
 /// Sessions of one client.
 const MAX_SESSIONS: usize = 4096;
+/// Sessions of one client with the virtual browser target, each of which may be attached to everything.
+const MAX_BROWSER_SESSIONS: usize = 64;
 /// Pages that one sandbox may have opened.
 const MAX_OWNED: usize = 4096;
 
@@ -101,17 +104,17 @@ pub struct Filter {
     sessions: BTreeMap<String, Session>,
     /// The session that the client of a page's endpoint speaks with.
     root: Option<String>,
-    /// Sessions with the virtual browser target.
-    browser_sessions: BTreeSet<String>,
+    /// Sessions with the virtual browser target, and with virtual tabs.
+    browser_sessions: BTreeMap<String, BrowserSession>,
     /// Handles of streams that answers named.
     streams: BTreeSet<String>,
 
-    discover: Option<TypeFilter>,
-    /// The targets that the client was told of.
-    announced: BTreeSet<String>,
-    auto: Option<AutoAttach>,
-    /// Targets to which the filter attaches for `auto`, with the waiters to tell.
-    attaching: BTreeMap<String, Vec<u64>>,
+    /// Who is told of targets: the connection itself (`None`), or a session with the virtual browser target.
+    discover: BTreeMap<Option<String>, Discovery>,
+    /// Who is attached to targets as they come; the same.
+    auto: BTreeMap<Option<String>, AutoAttach>,
+    /// What the filter attaches to for `auto`, with the waiters to tell.
+    attaching: BTreeMap<Attaching, Vec<u64>>,
     waiters: BTreeMap<u64, Waiter>,
 
     pending: BTreeMap<u64, Pending>,
@@ -177,11 +180,10 @@ impl Filter {
             contexts: BTreeSet::new(),
             sessions: BTreeMap::new(),
             root: None,
-            browser_sessions: BTreeSet::new(),
+            browser_sessions: BTreeMap::new(),
             streams: BTreeSet::new(),
-            discover: None,
-            announced: BTreeSet::new(),
-            auto: None,
+            discover: BTreeMap::new(),
+            auto: BTreeMap::new(),
             attaching: BTreeMap::new(),
             waiters: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -298,7 +300,7 @@ impl Filter {
         }
         let outcome = match session {
             Some(session) if self.sessions.contains_key(&session) => self.page_command(&session, &to, command),
-            Some(session) if !self.browser_sessions.contains(&session) => {
+            Some(session) if !self.browser_sessions.contains_key(&session) => {
                 return self.no_session(&command);
             }
             _ => self.browser_command(&to, command),

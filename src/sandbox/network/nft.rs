@@ -11,7 +11,8 @@ pub(super) const TABLE_PREFIX: &str = "agent_creds_";
 /// The table, as nft lists it.
 ///
 /// - `arrive` comes before connection tracking: what it drops leaves no trace there. It also keeps everyone else's packets from
-///   the sandbox's subnet, whatever address translation they would meet later.
+///   the sandbox's subnet, whatever address translation they would meet later: those of the host's own programs, too, which reach
+///   the gateway by `lo`.
 /// - `steer` comes before Docker's own translation (of published ports), which has `dstnat`: the first one decides. It names the
 ///   address; `redirect` would take whichever is the bridge's first.
 /// - `enter` and `forward` say it again, after all translation: to the two ports, else nowhere. Packets that connection tracking
@@ -26,7 +27,7 @@ pub(super) fn table(isolation: &Isolation) -> String {
         r#"table inet {table} {{
 	chain arrive {{
 		type filter hook prerouting priority raw; policy accept;
-		iifname != "lo" iifname != "{bridge}" ip daddr {network}/{length} drop
+		iifname != "{bridge}" ip daddr {network}/{length} drop
 		iifname != "{bridge}" accept
 		meta nfproto != ipv4 drop
 		ip saddr != {network}/{length} drop

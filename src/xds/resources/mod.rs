@@ -48,7 +48,7 @@ pub use host::{HOST_NAME, INSTANCE_HEADER, SANDBOX_HEADER};
 pub use secret::{Leaf, Leaves, TrustedCa};
 
 /// Raised whenever the same input gives other resources than before.
-const REVISION: u32 = 4;
+const REVISION: u32 = 5;
 
 /// The cluster of the bootstrap through which Envoy reaches the vault.
 pub const VAULT_CLUSTER: &str = "agent_creds_vault";

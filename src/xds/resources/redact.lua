@@ -9,8 +9,9 @@
 --     what is held back would be lost. There the chunk goes on at once. The first few characters of a needle pass, since
 --     innocent text has them, too; from then on it is masked.
 --
--- Envoy lets a response through when a script fails. So nothing here may fail: it all runs in pcall, and after an error
--- nothing more of the body passes.
+-- Envoy lets a response through when a script fails. So nothing here may fail: it all runs in pcall. After an error, an answer
+-- that has not begun is refused; of one that has, all that follows is masked, at its length, so that the next answer on the
+-- connection is not taken for the rest of this one.
 
 local find, gmatch, rep, sub = string.find, string.gmatch, string.rep, string.sub
 local concat = table.concat
@@ -109,12 +110,16 @@ local function collect(bytes)
   end
 end
 
--- `state.chunk` is the last chunk that was given out: it may be set until Envoy goes on with it.
-local function mask_body(handle, needles, state, hold)
+-- `state.chunks` gives the chunks; Envoy lets a script ask for that once, before the first one. `state.chunk` is the last one that
+-- was given out: it may be set until Envoy goes on with it. `state.length` is how long it came, which has to be known before it is
+-- set, and `state.carried` how much of what came before it goes on with it.
+local function mask_body(needles, state, hold)
   local carry, bytes = "", ""
-  for chunk in handle:bodyChunks() do
-    state.chunk = chunk
+  for chunk in state.chunks do
+    -- First of all: what is not known here goes on as it is.
+    state.chunk, state.length, state.carried = chunk, nil, hold and #carry or 0
     local length = chunk:length()
+    state.length = length
     if length > 0 then
       bytes = chunk:getBytes(0, length)
       local text = masked(carry == "" and bytes or carry .. bytes, needles)
@@ -155,11 +160,15 @@ local function mask_trailers(handle, needles)
   for i = 1, #notes do trailers:remove(notes[i]) end
 end
 
+-- One that cannot be removed is emptied, and keeps no other from being removed.
 local function remove_all(headers)
   local names = {}
   for name in pairs(headers) do names[#names + 1] = name end
   for i = 1, #names do
-    if sub(names[i], 1, 1) ~= ":" then headers:remove(names[i]) end
+    local name = names[i]
+    if sub(name, 1, 1) ~= ":" and not pcall(headers.remove, headers, name) then
+      pcall(headers.replace, headers, name, "")
+    end
   end
 end
 
@@ -169,8 +178,8 @@ local function refuse(handle, state, text)
   remove_all(headers)
   headers:replace(":status", "502")
   headers:replace("content-type", "text/plain; charset=utf-8")
-  for chunk in handle:bodyChunks() do
-    state.chunk = chunk
+  for chunk in state.chunks do
+    state.chunk, state.length, state.carried = chunk, 0, 0
     chunk:setBytes(text)
     text = ""
   end
@@ -185,7 +194,7 @@ local function look_into_body(handle, needles, state)
     refuse(handle, state, "Bad Gateway: the upstream's answer has a content-encoding in which agent-creds cannot look for "
       .. "the credential. Ask for gzip, or for none.\n")
   else
-    mask_body(handle, needles, state, headers:get("content-length") ~= nil)
+    mask_body(needles, state, headers:get("content-length") ~= nil)
   end
 end
 
@@ -197,18 +206,29 @@ local function redact(handle, state)
   mask_trailers(handle, needles)
 end
 
-local function swallow(handle, state)
-  if state.chunk then pcall(state.chunk.setBytes, state.chunk, "") end
-  for chunk in handle:bodyChunks() do chunk:setBytes("") end
+local function mask_chunk(state)
+  local chunk = state.chunk
+  if chunk then chunk:setBytes(rep("*", state.carried + (state.length or chunk:length()))) end
+end
+
+local function mask_the_rest(state)
+  -- Envoy may have gone on with it.
+  pcall(mask_chunk, state)
+  for chunk in state.chunks do chunk:setBytes(rep("*", chunk:length())) end
+end
+
+local function remove_trailers(handle)
   local trailers = handle:trailers()
   if trailers then remove_all(trailers) end
 end
 
 function envoy_on_response(handle)
-  local state = {}
+  local state = { chunks = handle:bodyChunks() }
   local ok, problem = pcall(redact, handle, state)
   if ok then return end
-  if not state.chunk then pcall(refuse, handle, state, "Bad Gateway: agent-creds could not look for the credential.\n") end
-  pcall(swallow, handle, state)
-  handle:logErr("the answer was cut: " .. tostring(problem))
+  local refused = not state.chunk
+    and pcall(refuse, handle, state, "Bad Gateway: agent-creds could not look for the credential.\n")
+  if not refused then pcall(mask_the_rest, state) end
+  pcall(remove_trailers, handle)
+  handle:logErr("an answer was refused, or its rest masked: " .. tostring(problem))
 end

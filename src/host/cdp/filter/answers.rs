@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::browser::Attaching;
 use super::delivery::Payload;
 use super::sessions::{Session, Telling};
 use super::targets::Info;
@@ -33,9 +34,7 @@ pub(super) enum Then {
         is_flat: bool,
     },
     /// The filter attaches, for the client's auto-attach.
-    AutoAttached {
-        target: String,
-    },
+    AutoAttached(Attaching),
     /// The client opened a page.
     Created {
         to: Reply,
@@ -98,7 +97,7 @@ impl Then {
             Self::Ignore
             | Self::Discovered
             | Self::Entered { .. }
-            | Self::AutoAttached { .. }
+            | Self::AutoAttached(_)
             | Self::Checked { .. }
             | Self::Contexts => None,
         }
@@ -152,7 +151,7 @@ impl Filter {
             Then::Attached { to, target, is_flat } => {
                 let id = value(result)["sessionId"].as_str().unwrap_or_default().to_owned();
                 let mut session = Session::new(&target, &self.kind(&target), None, is_flat);
-                session.via = to.session.clone().filter(|via| self.browser_sessions.contains(via));
+                session.via = self.asker(&to);
                 if let Some(error) = error {
                     self.pass_error(&to, error);
                 } else if let Err(refusal) = self.begin_session(&id, session) {
@@ -162,15 +161,22 @@ impl Filter {
                     self.answer(&to, &json!({"sessionId": id}));
                 }
             }
-            Then::AutoAttached { target } => {
+            Then::AutoAttached(attaching) => {
                 let id = value(result)["sessionId"].as_str().unwrap_or_default().to_owned();
-                let flat = self.auto.as_ref().is_none_or(|auto| auto.is_flat);
-                let mut session = Session::new(&target, &self.kind(&target), None, flat);
-                session.is_auto = true;
-                if !failed && self.begin_session(&id, session).is_ok() {
-                    self.announce_session(&id, false);
+                match self.auto.get(&attaching.asker).map(|auto| auto.is_flat) {
+                    _ if failed => {}
+                    Some(is_flat) => {
+                        let Attaching { asker, target } = attaching.clone();
+                        let mut session = Session::new(&target, &self.kind(&target), None, is_flat);
+                        (session.is_auto, session.via) = (true, asker);
+                        if self.begin_session(&id, session).is_ok() {
+                            self.announce_session(&id, false);
+                        }
+                    }
+                    // Nobody wants it any more.
+                    None => self.ask(None, "Target.detachFromTarget", json!({"sessionId": id}), Then::Ignore),
                 }
-                self.attached(&target);
+                self.attached(&attaching);
             }
             Then::Checked { target } => {
                 match serde_json::from_value::<Info>(value(result)["targetInfo"].clone()) {

@@ -3,13 +3,48 @@
 use serde_json::{Value, json};
 
 use super::answers::Then;
-use super::sessions::Session;
-use super::targets::{NOT_ALLOWED, TypeFilter};
-use super::{Filter, Outcome, Params, Refusal, Reply};
+use super::tabs::{has_tab, tab_of};
+use super::targets::{Discovery, NOT_ALLOWED, TypeFilter};
+use super::{Filter, MAX_BROWSER_SESSIONS, Outcome, Params, Refusal, Reply};
 use crate::domain::web::WebUrl;
 use crate::host::cdp::json::Command;
 use crate::host::cdp::methods::{self, Verdict};
 use crate::host::cdp::rules::Match;
+
+/// A session with a virtual target.
+#[derive(Debug)]
+pub(super) struct BrowserSession {
+    /// The one in which the client asked for it, and is told of it.
+    pub(super) via: Option<String>,
+    pub(super) scope: Scope,
+}
+
+/// What a session with a virtual target is a session with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The browser.
+    Browser,
+    /// The tab of this page.
+    Tab(String),
+}
+
+impl BrowserSession {
+    /// The page whose tab it is with.
+    pub(super) fn page(&self) -> Option<&str> {
+        match &self.scope {
+            Scope::Tab(page) => Some(page),
+            Scope::Browser => None,
+        }
+    }
+}
+
+/// An attachment for auto-attach that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Attaching {
+    /// The browser session that asked for auto-attach, or the connection itself.
+    pub(super) asker: Option<String>,
+    pub(super) target: String,
+}
 
 /// The client wants to be attached to all that it sees.
 #[derive(Debug)]
@@ -57,6 +92,8 @@ impl Filter {
                 Ok(None)
             }
             _ if method.starts_with("Target.") => self.target_command(to, &method, &params),
+            // Clients say it to whatever they are attached to.
+            "Runtime.runIfWaitingForDebugger" if self.asker(to).is_some() => Ok(Some(json!({}))),
             _ => Err(match methods::verdict(&method, false) {
                 Verdict::Pass => {
                     Refusal { code: -32601, message: "this command is for a page: attach to one".to_owned() }
@@ -70,22 +107,31 @@ impl Filter {
     pub(super) fn target_command(&mut self, to: &Reply, method: &str, params: &Params) -> Outcome {
         let then = || Then::Forward { to: to.clone() };
         match method {
-            "Target.setDiscoverTargets" => Ok(Some(self.set_discover(params))),
+            "Target.setDiscoverTargets" => Ok(Some(self.set_discover(self.asker(to), params))),
             "Target.getTargets" => {
                 let filter = TypeFilter::read(params);
-                let visible =
-                    self.targets.values().filter(|target| target.is_visible && filter.wants(&target.info.kind));
-                let infos: Vec<Value> = visible.map(|target| self.info(&target.info.target_id)).collect();
+                let mut infos = Vec::new();
+                for (id, target) in self.targets.iter().filter(|(_, target)| target.is_visible) {
+                    infos.extend(filter.wants(&target.info.kind).then(|| self.info(id)));
+                    infos.extend((has_tab(&target.info.kind) && filter.wants("tab")).then(|| self.tab_info(id)));
+                }
+                infos.extend(filter.wants("browser").then(browser_info));
                 Ok(Some(json!({"targetInfos": infos})))
             }
             "Target.getTargetInfo" if !params.contains_key("targetId") => {
+                let page = self.asker(to).and_then(|asker| self.browser_sessions.get(&asker)?.page());
+                let info = page.map_or_else(browser_info, |page| self.tab_info(page));
+                Ok(Some(json!({"targetInfo": info})))
+            }
+            "Target.getTargetInfo" if is_named(params, BROWSER_TARGET) => {
                 Ok(Some(json!({"targetInfo": browser_info()})))
             }
             "Target.getTargetInfo" => {
                 let target = self.visible(params)?;
                 Ok(Some(json!({"targetInfo": self.info(&target)})))
             }
-            "Target.setAutoAttach" => Ok(self.set_auto_attach(to, params)),
+            "Target.setAutoAttach" => Ok(self.set_auto_attach(&self.asker(to), to, params)),
+            "Target.attachToTarget" if is_named(params, BROWSER_TARGET) => self.attach_to_browser(to),
             "Target.attachToTarget" => {
                 let target = self.visible(params)?;
                 let is_flat = is_true(params, "flatten");
@@ -93,12 +139,7 @@ impl Filter {
                 self.ask(None, method, sent, Then::Attached { to: to.clone(), target, is_flat });
                 Ok(None)
             }
-            "Target.attachToBrowserTarget" => {
-                self.next += 1;
-                let session = format!("{BROWSER_TARGET}-{}", self.next);
-                self.browser_sessions.insert(session.clone());
-                Ok(Some(json!({"sessionId": session})))
-            }
+            "Target.attachToBrowserTarget" => self.attach_to_browser(to),
             "Target.detachFromTarget" => self.detach(None, params),
             "Target.sendMessageToTarget" => self.send_message(None, params),
             "Target.activateTarget" => {
@@ -164,48 +205,93 @@ impl Filter {
         None
     }
 
-    fn set_discover(&mut self, params: &Params) -> Value {
-        self.announced.clear();
-        self.discover = is_true(params, "discover").then(|| TypeFilter::read(params));
+    /// Who is told what a command brings about: the browser session that it came in, or the connection itself.
+    pub(super) fn asker(&self, to: &Reply) -> Option<String> {
+        to.session.clone().filter(|session| self.browser_sessions.contains_key(session))
+    }
+
+    fn attach_to_browser(&mut self, to: &Reply) -> Outcome {
+        let browsers = self.browser_sessions.values().filter(|session| session.scope == Scope::Browser).count();
+        if browsers >= MAX_BROWSER_SESSIONS {
+            let message = format!("agent-creds: more than {MAX_BROWSER_SESSIONS} sessions with the browser");
+            return Err(Refusal { code: -32000, message });
+        }
+        self.next += 1;
+        let (session, via) = (format!("{BROWSER_TARGET}-{}", self.next), self.asker(to));
+        let params = json!({"sessionId": session, "targetInfo": browser_info(), "waitingForDebugger": false});
+        self.event(via.as_deref(), "Target.attachedToTarget", &params);
+        self.browser_sessions.insert(session.clone(), BrowserSession { via, scope: Scope::Browser });
+        Ok(Some(json!({"sessionId": session})))
+    }
+
+    /// Ends a session with the browser, and those that came about by it.
+    pub(super) fn end_browser_session(&mut self, session: &str) {
+        let Some(BrowserSession { via, scope }) = self.browser_sessions.remove(session) else { return };
+        let asker = Some(session.to_owned());
+        self.discover.remove(&asker);
+        self.auto.remove(&asker);
+        let below = self.browser_sessions.iter().filter(|(_, other)| other.via == asker);
+        for id in below.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.end_browser_session(&id);
+        }
+        let by_it = self.sessions.iter().filter(|(_, other)| other.via == asker);
+        for id in by_it.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.end_session(&id, true);
+        }
+        let attaching = self.attaching.keys().filter(|attaching| attaching.asker == asker);
+        for attaching in attaching.cloned().collect::<Vec<_>>() {
+            self.attached(&attaching);
+        }
+        let target = match scope {
+            Scope::Browser => BROWSER_TARGET.to_owned(),
+            Scope::Tab(page) => tab_of(&page),
+        };
+        let params = json!({"sessionId": session, "targetId": target});
+        self.event(via.as_deref(), "Target.detachedFromTarget", &params);
+    }
+
+    fn set_discover(&mut self, asker: Option<String>, params: &Params) -> Value {
+        self.discover.remove(&asker);
+        if is_true(params, "discover") {
+            let filter = TypeFilter::read(params);
+            if filter.wants("browser") {
+                self.event(asker.as_deref(), "Target.targetCreated", &json!({"targetInfo": browser_info()}));
+            }
+            self.discover.insert(asker, Discovery::new(filter));
+        }
         for target in self.targets.keys().cloned().collect::<Vec<_>>() {
             self.judge(&target, false);
         }
         json!({})
     }
 
-    fn set_auto_attach(&mut self, to: &Reply, params: &Params) -> Option<Value> {
+    fn set_auto_attach(&mut self, asker: &Option<String>, to: &Reply, params: &Params) -> Option<Value> {
         if !is_true(params, "autoAttach") {
-            self.auto = None;
-            let attached: Vec<String> = self
-                .sessions
-                .iter()
-                .filter(|(_, session)| session.is_auto && session.parent.is_none())
-                .map(|(id, _)| id.clone())
-                .collect();
-            for session in attached {
+            self.auto.remove(asker);
+            self.end_tabs(|tab| tab.via == *asker);
+            let attached = self.sessions.iter().filter(|(_, session)| session.is_auto_of(asker));
+            for session in attached.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 self.end_session(&session, true);
             }
             return Some(json!({}));
         }
-        self.auto = Some(AutoAttach { filter: TypeFilter::read(params), is_flat: is_true(params, "flatten") });
+        let auto = AutoAttach { filter: TypeFilter::read(params), is_flat: is_true(params, "flatten") };
+        self.auto.insert(asker.clone(), auto);
         for target in self.targets.keys().cloned().collect::<Vec<_>>() {
             if self.is_visible(&target) {
                 self.auto_attach(&target);
             }
         }
-        let attaching: Vec<String> = self.attaching.keys().cloned().collect();
-        self.wait_for(&attaching, to, json!({}))
+        self.wait_for(|attaching| attaching.asker == *asker, to, json!({}))
     }
 
-    /// Answers when the client is attached to all of `targets`: at once if it is.
-    fn wait_for(&mut self, targets: &[String], to: &Reply, result: Value) -> Option<Value> {
+    /// Answers when all attachments of a kind that are under way have come about: at once if there are none.
+    fn wait_for(&mut self, which: impl Fn(&Attaching) -> bool, to: &Reply, result: Value) -> Option<Value> {
         let key = self.next + 1;
         let mut left = 0;
-        for target in targets {
-            if let Some(waiters) = self.attaching.get_mut(target) {
-                waiters.push(key);
-                left += 1;
-            }
+        for (_, waiters) in self.attaching.iter_mut().filter(|(attaching, _)| which(attaching)) {
+            waiters.push(key);
+            left += 1;
         }
         if left == 0 {
             return Some(result);
@@ -264,7 +350,8 @@ impl Filter {
         self.owned.add(&target);
         self.judge(&target, false);
         // Clients expect the session first.
-        if let Some(result) = self.wait_for(std::slice::from_ref(&target), to, json!({"targetId": target})) {
+        let result = json!({"targetId": target});
+        if let Some(result) = self.wait_for(|attaching| attaching.target == target, to, result) {
             self.answer(to, &result);
         }
     }
@@ -273,13 +360,9 @@ impl Filter {
     pub(super) fn detach(&mut self, parent: Option<&str>, params: &Params) -> Outcome {
         if let Some(session) = params.get("sessionId").and_then(Value::as_str)
             && parent.is_none()
-            && self.browser_sessions.contains(session)
+            && self.browser_sessions.contains_key(session)
         {
-            let by_it = |(id, other): (&String, &Session)| (other.via.as_deref() == Some(session)).then(|| id.clone());
-            for id in self.sessions.iter().filter_map(by_it).collect::<Vec<_>>() {
-                self.end_session(&id, true);
-            }
-            self.browser_sessions.remove(session);
+            self.end_browser_session(session);
             return Ok(Some(json!({})));
         }
         let session = self.named_session(parent, params)?;
@@ -325,6 +408,10 @@ pub(super) fn canonical(url: &str) -> String {
 
 pub(super) fn is_true(params: &Params, key: &str) -> bool {
     params.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn is_named(params: &Params, target: &str) -> bool {
+    params.get("targetId").and_then(Value::as_str) == Some(target)
 }
 
 fn browser_info() -> Value {

@@ -25,8 +25,10 @@ impl Filter {
             "Target.targetDestroyed" => self.forget(value(params)["targetId"].as_str().unwrap_or_default()),
             "Target.targetCrashed" => {
                 let params = value(params);
-                if params["targetId"].as_str().is_some_and(|target| self.announced.contains(target)) {
-                    self.event(None, method, &params);
+                let target = params["targetId"].as_str().unwrap_or_default();
+                let told = self.discover.iter().filter(|(_, discovery)| discovery.announced.contains(target));
+                for asker in told.map(|(asker, _)| asker.clone()).collect::<Vec<_>>() {
+                    self.event(asker.as_deref(), method, &params);
                 }
             }
             "Target.detachedFromTarget" => {

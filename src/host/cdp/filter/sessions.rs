@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::answers::Then;
+use super::browser::Attaching;
 use super::delivery::Held;
+use super::tabs::has_tab;
 use super::targets::Info;
 use super::{Filter, MAX_SESSIONS, Refusal, Reply};
 use crate::domain::web::WebUrl;
@@ -74,6 +76,11 @@ impl Session {
         }
     }
 
+    /// Whether it was made by the auto-attach that `asker` set for whole targets.
+    pub(super) fn is_auto_of(&self, asker: &Option<String>) -> bool {
+        self.is_auto && self.parent.is_none() && self.via == *asker
+    }
+
     /// The session in which the client is told of this one.
     pub(super) fn teller(&self) -> Option<&str> {
         self.parent.as_deref().or(self.via.as_deref())
@@ -101,26 +108,42 @@ impl Filter {
         Some(&session.target)
     }
 
-    /// Attaches for the client's auto-attach, unless it is already.
+    /// Attaches for all who want to be attached, unless they are already.
     pub(super) fn auto_attach(&mut self, target: &str) {
-        let kind = self.targets.get(target).map(|target| target.info.kind.clone()).unwrap_or_default();
-        let wanted = self.auto.as_ref().is_some_and(|auto| auto.filter.wants(&kind));
-        let has = self.attaching.contains_key(target)
-            || self
-                .sessions
-                .values()
-                .any(|session| session.is_auto && session.parent.is_none() && session.target == target);
+        let kind = self.kind(target);
         // What belongs to a page comes with the page.
-        if wanted && !has && kind != "iframe" && kind != "worker" {
-            self.attaching.insert(target.to_owned(), Vec::new());
-            let then = Then::AutoAttached { target: target.to_owned() };
-            self.ask(None, "Target.attachToTarget", json!({"targetId": target, "flatten": true}), then);
+        if kind == "iframe" || kind == "worker" {
+            return;
+        }
+        // Who is attached to a tab is attached to that tab's page alone; all others to all pages and tabs that they want.
+        let tab = |asker: &Option<String>| asker.as_ref().and_then(|asker| self.browser_sessions.get(asker)?.page());
+        let attaching = |asker: &Option<String>| Attaching { asker: asker.clone(), target: target.to_owned() };
+        let (mut wanted, mut tabs) = (Vec::new(), Vec::new());
+        for (asker, auto) in &self.auto {
+            if auto.filter.wants(&kind) && tab(asker).is_none_or(|page| page == target) {
+                wanted.push(attaching(asker));
+            }
+            if auto.filter.wants("tab") && tab(asker).is_none() && has_tab(&kind) {
+                tabs.push(asker.clone());
+            }
+        }
+        for asker in tabs {
+            self.attach_to_tab(asker.as_ref(), target);
+        }
+        for attaching in wanted {
+            let has = |session: &Session| session.is_auto_of(&attaching.asker) && session.target == target;
+            if self.attaching.contains_key(&attaching) || self.sessions.values().any(has) {
+                continue;
+            }
+            self.attaching.insert(attaching.clone(), Vec::new());
+            let sent = json!({"targetId": target, "flatten": true});
+            self.ask(None, "Target.attachToTarget", sent, Then::AutoAttached(attaching));
         }
     }
 
     /// An attachment for auto-attach has come about, or will not.
-    pub(super) fn attached(&mut self, target: &str) {
-        for waiter in self.attaching.remove(target).unwrap_or_default() {
+    pub(super) fn attached(&mut self, attaching: &Attaching) {
+        for waiter in self.attaching.remove(attaching).unwrap_or_default() {
             self.arrived(waiter);
         }
     }

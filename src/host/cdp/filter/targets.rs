@@ -1,9 +1,12 @@
 //! What Chrome has open, and what of it the client sees.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Filter;
+use super::tabs::{has_tab, tab_of};
 use crate::domain::web::WebUrl;
 use crate::host::cdp::rules::Match;
 
@@ -51,6 +54,20 @@ impl TypeFilter {
 
     pub(super) fn wants(&self, kind: &str) -> bool {
         self.0.iter().find(|(of, _)| of.as_deref().is_none_or(|of| of == kind)).is_some_and(|&(_, wanted)| wanted)
+    }
+}
+
+/// Somebody wants to be told of targets.
+#[derive(Debug)]
+pub(super) struct Discovery {
+    filter: TypeFilter,
+    /// Those that were told of.
+    pub(super) announced: BTreeSet<String>,
+}
+
+impl Discovery {
+    pub(super) fn new(filter: TypeFilter) -> Self {
+        Self { filter, announced: BTreeSet::new() }
     }
 }
 
@@ -148,7 +165,10 @@ impl Filter {
         self.dismissed.remove(id);
         self.targets.remove(id);
         self.owned.remove(id);
-        self.attached(id);
+        let attaching = self.attaching.keys().filter(|attaching| attaching.target == id);
+        for attaching in attaching.cloned().collect::<Vec<_>>() {
+            self.attached(&attaching);
+        }
     }
 
     /// The client closes a page that is the user's: it stays, and the client has no more of it. An error would be swallowed by
@@ -167,23 +187,37 @@ impl Filter {
             target.is_visible = allowed;
             target.origin = origin;
         }
-        let kind = self.targets.get(id).map(|target| target.info.kind.clone()).unwrap_or_default();
-        let announced = self.announced.contains(id);
         match (was_visible, allowed) {
             (true, false) => self.hide(id),
             (_, true) => {
-                let discovers = self.discover.as_ref().is_some_and(|filter| filter.wants(&kind));
-                if discovers && !announced {
-                    self.announced.insert(id.to_owned());
-                    self.event(None, "Target.targetCreated", &json!({"targetInfo": self.info(id)}));
-                } else if discovers && changed {
-                    self.event(None, "Target.targetInfoChanged", &json!({"targetInfo": self.info(id)}));
-                }
+                self.announce(id, changed);
                 if !was_visible {
                     self.auto_attach(id);
                 }
             }
             (false, false) => {}
+        }
+    }
+
+    /// Tells of a visible target, whoever wants to be told and was not.
+    fn announce(&mut self, id: &str, changed: bool) {
+        let kind = self.kind(id);
+        let mut told = Vec::new();
+        let tab = has_tab(&kind).then(|| tab_of(id));
+        for (asker, discovery) in &mut self.discover {
+            let page = discovery.filter.wants(&kind).then_some(id);
+            let tab = tab.as_deref().filter(|_| discovery.filter.wants("tab"));
+            for (target, is_tab) in page.map(|id| (id, false)).into_iter().chain(tab.map(|id| (id, true))) {
+                if discovery.announced.insert(target.to_owned()) {
+                    told.push((asker.clone(), "Target.targetCreated", is_tab));
+                } else if changed {
+                    told.push((asker.clone(), "Target.targetInfoChanged", is_tab));
+                }
+            }
+        }
+        for (asker, method, is_tab) in told {
+            let info = if is_tab { self.tab_info(id) } else { self.info(id) };
+            self.event(asker.as_deref(), method, &json!({"targetInfo": info}));
         }
     }
 
@@ -219,8 +253,13 @@ impl Filter {
                 self.end_session(&session, true);
             }
         }
-        if self.announced.remove(id) {
-            self.event(None, "Target.targetDestroyed", &json!({"targetId": id}));
+        self.end_tabs(|tab| tab.page() == Some(id));
+        for target in [id.to_owned(), tab_of(id)] {
+            let told = self.discover.iter_mut().filter(|(_, discovery)| discovery.announced.contains(&target));
+            let told = told.map(|(asker, discovery)| (asker.clone(), discovery.announced.remove(&target)));
+            for (asker, _) in told.collect::<Vec<_>>() {
+                self.event(asker.as_deref(), "Target.targetDestroyed", &json!({"targetId": target}));
+            }
         }
     }
 

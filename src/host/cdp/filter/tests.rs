@@ -2,9 +2,11 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "tests read better with values than with references to them")]
 
+mod askers;
 mod hostile;
 mod laws;
 mod pages;
+mod tabs;
 mod view;
 
 use serde_json::{Value, json};
@@ -23,6 +25,10 @@ struct World {
     infos: BTreeMap<String, Value>,
     /// Whether `Target.getTargetInfo` is answered at once.
     answers_checks: bool,
+    /// Whether attachments are not answered at once.
+    holds_attachments: bool,
+    /// The sessions that the filter ended.
+    ended: Vec<String>,
     /// What the filter sent to the browser, and was not answered.
     asked: Vec<Value>,
     /// What the client got.
@@ -54,6 +60,8 @@ impl World {
             owned,
             infos: BTreeMap::new(),
             answers_checks: true,
+            holds_attachments: false,
+            ended: Vec::new(),
             asked: Vec::new(),
             got: Vec::new(),
             closed: None,
@@ -87,11 +95,14 @@ impl World {
         let target = message["params"]["targetId"].as_str().unwrap_or_default().to_owned();
         match message["method"].as_str().unwrap() {
             "Target.getTargetInfo" if self.answers_checks => self.answer_check(&message),
-            "Target.attachToTarget" => {
+            "Target.attachToTarget" if !self.holds_attachments => {
                 self.sessions += 1;
                 self.answers(&message, json!({"sessionId": format!("{target}-{}", self.sessions)}));
             }
-            "Target.detachFromTarget" => self.answers(&message, json!({})),
+            "Target.detachFromTarget" => {
+                self.ended.push(message["params"]["sessionId"].as_str().unwrap_or_default().to_owned());
+                self.answers(&message, json!({}));
+            }
             _ => self.asked.push(message),
         }
     }

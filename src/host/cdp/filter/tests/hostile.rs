@@ -200,8 +200,9 @@ fn sessions_of_others_are_not_the_clients() {
     assert_eq!(world.events("Target.attachedToTarget")[0]["sessionId"], browser.as_str());
     world.call(None, "Target.detachFromTarget", json!({"sessionId": browser}));
     let detached = world.events("Target.detachedFromTarget");
-    assert_eq!((detached.len(), &detached[0]["sessionId"]), (1, &json!(browser)));
+    assert_eq!((detached.len(), &detached[0]["sessionId"]), (2, &json!(browser)));
     assert_eq!(detached[0]["params"]["sessionId"], child.as_str());
+    assert_eq!((&detached[1]["sessionId"], &detached[1]["params"]["sessionId"]), (&Value::Null, &json!(browser)));
     assert_eq!(world.call(Some(&browser), "Target.getTargets", json!({}))["error"]["code"], -32001);
 }
 

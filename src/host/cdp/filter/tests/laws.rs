@@ -96,7 +96,8 @@ fn step(world: &mut World, step: Step) {
         Step::Client { session, method, params } => {
             let session = session.and_then(|at| sessions.get(at)).map(|(id, _)| id.clone());
             let params = [
-                json!({"targetId": "APP", "flatten": true, "autoAttach": true, "discover": true, "url": APP, "expression": "1"}),
+                json!({"targetId": "APP", "flatten": true, "autoAttach": true, "discover": true, "url": APP, "expression": "1",
+                    "filter": if session.is_some() { json!([{}]) } else { json!([{"type": "page"}, {"type": "tab"}]) }}),
                 json!({"targetId": "MAIL", "url": "https://mail.example/", "expression": "1", "contextId": 1}),
                 json!({"targetId": "APP", "sessionId": sessions.first().map(|(id, _)| id), "url": "about:blank", "discover": false}),
                 json!({"targetId": "NEW", "flatten": false, "url": "http://localhost:3000/x"}),
