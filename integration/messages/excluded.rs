@@ -55,6 +55,7 @@ pub const MESSAGES: &[(&str, &[&str], &str)] = &[
     ("src/cli/doctor/files.rs", &["CA trust"], NAME),
     ("src/cli/doctor/files.rs", &["chmod go-w"], "the command that mends what is documented"),
     ("src/cli/doctor/host.rs", &["and no"], PART),
+    ("src/cli/doctor/host.rs", &["-A ufw-user-input -i ac"], FORM),
     ("src/cli/fleet/wait.rs", &["all … Envoys have generation", "the one Envoy has generation"], WELL),
     ("src/cli/nodes.rs", &["is the node … of the gateway …; start its Envoy with"], WELL),
     ("src/cli/secret.rs", &["secret `…` (not shown)"], "a question"),

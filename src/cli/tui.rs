@@ -7,4 +7,6 @@ mod text;
 
 pub(super) use self::palette::{Level, Palette, mark, mark_of};
 pub(super) use self::screen::{Screen, key, now_ms};
-pub(super) use self::text::{clean, contains, wrapped};
+#[cfg(test)]
+pub(super) use self::text::hostile;
+pub(super) use self::text::{clean, contains, message, wrapped, wrapped_whole};

@@ -8,6 +8,7 @@ use ratatui::style::Color;
 use super::app::{Action, App, Input, Mode, View};
 use super::propose::{Wanted, propose};
 use super::view;
+use crate::cli::tui::hostile;
 use crate::config::Refused;
 use crate::control::v1::event::Kind;
 use crate::control::v1::{
@@ -17,6 +18,8 @@ use crate::control::v1::{
 };
 use crate::domain::macaroon::TokenId;
 use crate::state::{Issued, IssuedToken};
+
+mod reading;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/actl/tui/golden.txt");
 /// Seconds.
@@ -347,32 +350,6 @@ fn colours_are_used_only_where_they_are_wanted() {
         app.palette.colours = true;
         assert!(coloured(&drawn(&app, 80, 24)), "{view}");
     }
-}
-
-fn hostile() -> impl Strategy<Value = String> {
-    let worst = [
-        "\u{1b}[2J",
-        "\u{1b}]0;x\u{7}",
-        "\n",
-        "\r\t",
-        "\0",
-        "\u{9b}31m",
-        "\u{202e}",
-        "\u{200b}",
-        "日本",
-        "e\u{301}",
-        "👩‍👩‍👧",
-        "x",
-    ];
-    prop::collection::vec(
-        prop_oneof![
-            prop::sample::select(worst.to_vec()).prop_map(str::to_owned),
-            "\\PC{0,9}",
-            any::<char>().prop_map(String::from)
-        ],
-        0..12,
-    )
-    .prop_map(|parts| parts.concat())
 }
 
 proptest! {

@@ -7,6 +7,7 @@ use ratatui::style::Color;
 
 use super::app::{Action, App, Input};
 use super::{Outcome, view};
+use crate::cli::tui::hostile;
 use crate::control::v1::event::Kind;
 use crate::control::v1::{
     ConfigChange, DnsQuery, Event, GetStatusResponse, Notice, Request, Sandbox, State, StopResponse,
@@ -219,32 +220,6 @@ fn colours_are_used_only_where_they_are_wanted() {
     assert!(coloured(&drawn(&app, 80, 24)));
 }
 
-fn hostile() -> impl Strategy<Value = String> {
-    let worst = [
-        "\u{1b}[2J",
-        "\u{1b}]0;x\u{7}",
-        "\n",
-        "\r",
-        "\0",
-        "\u{9b}31m",
-        "\u{202e}",
-        "\u{200b}",
-        "日本",
-        "e\u{301}",
-        "👩‍👩‍👧",
-        "x",
-    ];
-    prop::collection::vec(
-        prop_oneof![
-            prop::sample::select(worst.to_vec()).prop_map(str::to_owned),
-            "\\PC{0,9}",
-            any::<char>().prop_map(String::from)
-        ],
-        0..12,
-    )
-    .prop_map(|parts| parts.concat())
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
@@ -436,4 +411,13 @@ fn events_begin_anew_with_a_new_connection() {
     assert!(text(&app, 80, 24).contains("no such image"));
     types(&mut app, "j");
     assert!(!text(&app, 80, 24).contains("no such image"), "until the next key");
+    app.tell(&format!("cannot start shop: {}; the end", "a long story ".repeat(20)));
+    assert!(text(&app, 80, 24).contains("the end"), "{}", text(&app, 80, 24));
+
+    let mut app = busy();
+    types(&mut app, "l");
+    press(&mut app, KeyCode::Home);
+    app.on(Input::Watching);
+    app.on(Input::Event(event(1, "", notice("warning", "the newest"))));
+    assert!(text(&app, 80, 24).contains("following"), "{}", text(&app, 80, 24));
 }
