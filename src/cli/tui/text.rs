@@ -72,35 +72,6 @@ pub(in crate::cli) fn contains(text: &str, part: &str) -> bool {
     part.is_empty() || text.to_lowercase().contains(&part.to_lowercase())
 }
 
-/// Texts as nobody means well by them.
-#[cfg(test)]
-pub(in crate::cli) fn hostile() -> impl proptest::strategy::Strategy<Value = String> {
-    use proptest::prelude::*;
-    let worst = [
-        "\u{1b}[2J",
-        "\u{1b}]0;x\u{7}",
-        "\n",
-        "\r\t",
-        "\0",
-        "\u{9b}31m",
-        "\u{202e}",
-        "\u{200b}",
-        "日本",
-        "e\u{301}",
-        "👩‍👩‍👧",
-        "x",
-    ];
-    prop::collection::vec(
-        prop_oneof![
-            prop::sample::select(worst.to_vec()).prop_map(str::to_owned),
-            "\\PC{0,9}",
-            any::<char>().prop_map(String::from)
-        ],
-        0..12,
-    )
-    .prop_map(|parts| parts.concat())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
