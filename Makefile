@@ -23,7 +23,7 @@ build: ## Build the programs, optimised, into target/release, what sandboxes get
 binaries: ## Build the programs of the host alone, optimised, into target/release
 	$(CARGO) build --locked --release --bins
 
-install: build ## Install programs, helpers, completions, man pages and systemd units under PREFIX (default /usr/local; DESTDIR for packages)
+install: build ## Install programs, helpers, completions, man pages, docs and systemd units under PREFIX (default /usr/local; DESTDIR for packages)
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" deploy/install.sh
 
 uninstall: ## Remove what `make install` installed

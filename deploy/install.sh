@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make build` built: programs, the helpers that sandboxes get, completions, man pages, systemd units.
+# Installs what `make build` built: programs, the helpers that sandboxes get, completions, man pages, what messages mean, systemd units.
 #
 #   deploy/install.sh [--remove]
 #
@@ -37,7 +37,7 @@ if [[ ${1:-} == --remove ]]; then
         for shell in bash zsh fish; do rm -f "$(completion "$shell" "$program")"; done
     done
     for unit in "${units[@]}"; do rm -f "$to/lib/systemd/$unit"; done
-    rm -rf "$to/lib/agent-creds"
+    rm -rf "$to/lib/agent-creds" "$to/share/doc/agent-creds"
     say "removed agent-creds from $to; state and configuration are left"
     exit
 fi
@@ -53,6 +53,9 @@ for program in "${programs[@]}"; do
     done
 done
 "$from/agent-creds" man "$to/share/man/man1"
+for page in "$root/docs/errors.md" "$root"/docs/errors/*.md; do
+    install -D -m 644 "$page" "$to/share/doc/agent-creds/${page#"$root/docs/"}"
+done
 for helper in aenv mint cdp-proxy; do
     install -D -m 755 "$root/target/helpers/bin/$helper" "$to/lib/agent-creds/$helper"
 done

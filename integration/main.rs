@@ -23,6 +23,7 @@ mod host;
 mod isolation;
 mod layers;
 mod leaks;
+mod messages;
 mod mint;
 mod nodes;
 mod reload;

@@ -1,79 +1,15 @@
 //! `adev` without arguments on a terminal, with a server that only answers.
 
-use std::sync::{Arc, Mutex};
-
-use agent_creds::control::v1::control_server::{Control, ControlServer};
 use agent_creds::control::v1::*;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::net::UnixListener;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tonic::{Request as Call, Response, Status};
 
 use super::Desk;
+use crate::support::control::{Answers, serve};
 use crate::support::pty::Terminal;
 
 /// Takes the screen, and gives it back.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
-
-type Stream<T> = ReceiverStream<Result<T, Status>>;
-
-/// A server that knows some sandboxes, and what happened in them.
-struct Answers {
-    sandboxes: Mutex<Vec<Sandbox>>,
-    events: Vec<Event>,
-}
-
-#[tonic::async_trait]
-impl Control for Answers {
-    type LaunchStream = Stream<LaunchEvent>;
-    type WatchStream = Stream<Event>;
-
-    async fn get_status(&self, _: Call<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        Ok(Response::new(GetStatusResponse { version: env!("CARGO_PKG_VERSION").into(), ..Default::default() }))
-    }
-
-    async fn launch(&self, _: Call<LaunchRequest>) -> Result<Response<Self::LaunchStream>, Status> {
-        Err(Status::internal("nothing is launched here"))
-    }
-
-    async fn get_environment(
-        &self,
-        _: Call<GetEnvironmentRequest>,
-    ) -> Result<Response<GetEnvironmentResponse>, Status> {
-        Err(Status::internal("nothing runs here"))
-    }
-
-    async fn stop(&self, call: Call<StopRequest>) -> Result<Response<StopResponse>, Status> {
-        let name = call.into_inner().name;
-        self.sandboxes.lock().unwrap().retain(|sandbox| sandbox.name != name);
-        Ok(Response::new(StopResponse { stopped: vec![name], problems: Vec::new() }))
-    }
-
-    async fn accept(
-        &self,
-        _: tonic::Request<agent_creds::control::v1::AcceptRequest>,
-    ) -> Result<tonic::Response<agent_creds::control::v1::AcceptResponse>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not here"))
-    }
-
-    async fn list(&self, _: Call<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        Ok(Response::new(ListResponse { sandboxes: self.sandboxes.lock().unwrap().clone() }))
-    }
-
-    async fn watch(&self, _: Call<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (sender, events) = mpsc::channel(8);
-        let past = self.events.clone();
-        tokio::spawn(async move {
-            for event in past {
-                let _ = sender.send(Ok(event)).await;
-            }
-            sender.closed().await;
-        });
-        Ok(Response::new(ReceiverStream::new(events)))
-    }
-}
 
 struct World {
     desk: Desk,
@@ -97,16 +33,12 @@ impl World {
             ..Default::default()
         };
         let answers = Answers {
-            sandboxes: Mutex::new(vec![sandbox("omega", State::Stopped), sandbox("alpha", State::Running)]),
+            status: GetStatusResponse { version: env!("CARGO_PKG_VERSION").into(), ..Default::default() },
+            sandboxes: vec![sandbox("omega", State::Stopped), sandbox("alpha", State::Running)].into(),
             events: vec![query("evil.example"), query("x\u{1b}]0;owned\u{7}\u{1b}[2J.example")],
+            ..Default::default()
         };
-        let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let socket = desk.path("run/control.sock");
-        server.block_on(async {
-            let listener = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
-            let service = ControlServer::from_arc(Arc::new(answers));
-            tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(listener));
-        });
+        let server = serve(&desk.path("run/control.sock"), answers);
         Self { desk, server: Some(server) }
     }
 

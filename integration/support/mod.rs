@@ -2,12 +2,13 @@
 //!
 //! [`server`] runs the real program, with a real Envoy, in a folder and on an address of its own; [`upstream`] is the API
 //! behind it, with a certificate of [`pki`]; [`authorization`] gives tokens for credentials; [`client`] plays the agent, [`load`] many of them; [`probe`] asks what is served;
-//! [`pty`] is a terminal to run programs on.
+//! [`pty`] is a terminal to run programs on, [`control`] a server that only answers.
 
 #![allow(dead_code, unused_imports, reason = "a toolbox: not every test program uses every tool")]
 
 pub mod authorization;
 pub mod client;
+pub mod control;
 pub mod load;
 pub mod netns;
 pub mod pki;

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
@@ -95,7 +95,7 @@ struct Places {
     ca_file: Option<PathBuf>,
     /// The root of this machine's files.
     root: PathBuf,
-    /// Unix seconds.
+    /// When looking began, in Unix seconds.
     now: i64,
 }
 
@@ -156,8 +156,12 @@ pub(super) fn run(
 }
 
 async fn look(places: &Places, step: &Step) -> Vec<Finding> {
+    let began = Instant::now();
+    let seconds = || i64::try_from(began.elapsed().as_secs()).unwrap_or(i64::MAX);
     step.begins("Docker");
     let (mut findings, docker) = docker::look(places).await;
+    // Docker read its clock at some time meanwhile.
+    let asked = places.now..=places.now.saturating_add(seconds());
     step.begins("Envoy");
     findings.push(host::envoy(places, docker.as_ref()).await);
     findings.push(host::helpers(super::server::helpers()));
@@ -171,7 +175,8 @@ async fn look(places: &Places, step: &Step) -> Vec<Finding> {
     findings.push(server);
     findings.push(host::port(http.as_deref()));
     step.begins("the state folder");
-    findings.push(host::clock(places, docker.as_ref().and_then(|about| about.time)));
+    let docker = docker.as_ref().and_then(|about| Some((about.time?, asked)));
+    findings.push(host::clock(&places.state_dir, places.now.saturating_add(seconds()), docker));
     findings.extend(files::look(places));
     findings
 }

@@ -37,7 +37,8 @@ fn write(command: &Command, dir: &Path) -> anyhow::Result<()> {
     let man = clap_mangen::Man::new(command.clone()).source(format!("agent-creds {}", env!("CARGO_PKG_VERSION")));
     let path = dir.join(man.get_filename());
     let mut text = Vec::new();
-    let written = man.render(&mut text).and_then(|()| fs::write(&path, as_it_stands(&String::from_utf8_lossy(&text))));
+    let written =
+        man.render(&mut text).and_then(|()| fs::write(&path, as_it_stands(&String::from_utf8_lossy(&text)) + SEE_ALSO));
     written.with_context(|| format!("cannot write {}", path.display()))?;
     command.get_subcommands().filter(|inner| !inner.is_hide_set()).try_for_each(|inner| write(inner, dir))
 }
@@ -48,6 +49,9 @@ fn as_it_stands(page: &str) -> String {
     let (extra, after) = extra.split_at(extra.find(".SH ").unwrap_or(extra.len()));
     format!("{before}.SH EXAMPLES AND NOTES\n.nf\n{extra}.fi\n{after}")
 }
+
+/// Where messages are explained; `deploy/install.sh` puts the file there.
+const SEE_ALSO: &str = ".SH SEE ALSO\nWhat messages mean, and what to do: share/doc/agent\\-creds/errors.md, below the folder of the installation.\n";
 
 #[cfg(test)]
 mod tests {
@@ -87,7 +91,7 @@ mod tests {
                 !text.contains(".SH EXTRA") && text.matches("\n.nf").count() == text.matches("\n.fi").count(),
                 "{text}"
             );
-            for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {
+            for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH SEE ALSO"] {
                 assert!(text.contains(section), "{name} has no {section}");
             }
             let known = ["TH", "SH", "PP", "TP", "RS", "RE", "IP", "br", "ie", "el", "SS", "ds", "nf", "fi"];

@@ -3,8 +3,10 @@
 pub(super) mod entry;
 mod palette;
 mod screen;
+#[cfg(test)]
+pub(super) mod testing;
 mod text;
 
 pub(super) use self::palette::{Level, Palette, mark, mark_of};
-pub(super) use self::screen::{Screen, key, now_ms};
-pub(super) use self::text::{clean, contains, wrapped};
+pub(super) use self::screen::{Screen, key, left, now_ms};
+pub(super) use self::text::{clean, contains, message, wrapped, wrapped_whole};

@@ -56,6 +56,8 @@ pub fn amend(
     read: &dyn ReadFile,
     refused: &Refused,
 ) -> Result<String, AmendError> {
+    // As the rules have it: case makes no difference.
+    let refused = &Refused { host: refused.host.to_ascii_lowercase(), ..refused.clone() };
     let before = parse_project(file, folder, text, read).map_err(AmendError::Broken)?;
     let (section, lines) = offer(&before, refused)?;
     let amended = merge(text, &section, &lines)?;

@@ -53,6 +53,14 @@ fn lists_grow_in_the_form_they_have() {
 }
 
 #[test]
+fn the_case_of_a_host_makes_no_difference() {
+    let post = Some(("POST", "/v1/a"));
+    let text = format!("{HEAD}[upstream.\"a.example\"]\nmethods = [\"GET\"]\n");
+    assert_eq!(amended(&text, "A.Example", post).unwrap(), amended(&text, "a.example", post).unwrap());
+    assert_eq!(amended("", "NEW.example", None).unwrap(), "[upstream.\"new.example\"]\n");
+}
+
+#[test]
 fn an_upstream_is_added_where_the_others_are() {
     for (before, after) in [
         ("", "\n[upstream.\"new.example\"]\n"),

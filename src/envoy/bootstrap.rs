@@ -36,41 +36,18 @@ impl Bootstrap<'_> {
     pub fn to_json(&self) -> Value {
         let (xds, vault) = self.clusters;
         let admin = admin_socket(self.runtime_dir, self.node_id);
-        let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
-        json!({
+        let mut bootstrap = json!({
             "node": { "id": self.node_id, "cluster": self.cluster },
             "admin": { "address": { "pipe": { "path": admin, "mode": 0o600 } } },
-            "dynamic_resources": {
-                "ads_config": {
-                    "api_type": match self.protocol { Protocol::Delta => "DELTA_GRPC", Protocol::Sotw => "GRPC" },
-                    "transport_api_version": "V3",
-                    "set_node_on_first_message_only": true,
-                    "grpc_services": [{ "envoy_grpc": {
-                        "cluster_name": xds,
-                        // By default Envoy waits up to 30 s before it tries again: a restarted server is to be found at once.
-                        "retry_policy": { "retry_back_off": { "base_interval": "0.1s", "max_interval": "1s" } },
-                    } }],
-                },
-                "cds_config": ads,
-                "lds_config": ads,
-            },
             "static_resources": { "clusters": [self.cluster_on_socket(xds), self.cluster_on_socket(vault)] },
-            // Above this Envoy refuses connections, instead of running out of file descriptors.
-            "overload_manager": { "resource_monitors": [{
-                "name": "envoy.resource_monitors.global_downstream_max_connections",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3\
-                              .DownstreamConnectionsConfig",
-                    "max_active_downstream_connections": 50000,
-                },
-            }] },
-        })
+        });
+        merge(&mut bootstrap, &everything_by(xds, self.protocol));
+        bootstrap
     }
 
     fn cluster_on_socket(&self, name: &str) -> Value {
         let path = xds_socket(self.runtime_dir);
-        let many = 1 << 20;
-        json!({
+        let mut cluster = json!({
             "name": name,
             "type": "STATIC",
             "connect_timeout": "1s",
@@ -78,19 +55,68 @@ impl Bootstrap<'_> {
                 "cluster_name": name,
                 "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": { "pipe": { "path": path } } } }] }],
             },
-            "circuit_breakers": { "thresholds": [{
-                "max_connections": many, "max_pending_requests": many, "max_requests": many, "max_retries": many,
-            }] },
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": { "http2_protocol_options": {
-                        // A server that hangs is noticed, and its streams are opened anew.
-                        "connection_keepalive": { "interval": "30s", "timeout": "5s" },
-                    } },
-                },
+        });
+        merge(&mut cluster, &one_long_connection());
+        cluster
+    }
+}
+
+// ── What every bootstrap has ──────────────────────────────────────────────────────────────────────────────────────────
+
+/// Clusters and listeners come by this cluster; and what keeps an Envoy from taking on too much.
+pub(super) fn everything_by(xds: &str, protocol: Protocol) -> Value {
+    let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
+    json!({
+        "dynamic_resources": { "ads_config": asking(xds, protocol), "cds_config": ads, "lds_config": ads },
+        // Above this Envoy refuses connections, instead of running out of file descriptors.
+        "overload_manager": { "resource_monitors": [{
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3\
+                          .DownstreamConnectionsConfig",
+                "max_active_downstream_connections": 50000,
             },
-        })
+        }] },
+    })
+}
+
+/// An xDS stream by this cluster.
+pub(super) fn asking(cluster: &str, protocol: Protocol) -> Value {
+    json!({
+        "api_type": match protocol { Protocol::Delta => "DELTA_GRPC", Protocol::Sotw => "GRPC" },
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": true,
+        "grpc_services": [{ "envoy_grpc": {
+            "cluster_name": cluster,
+            // By default Envoy waits up to 30 s before it tries again: a restarted server is to be found at once.
+            "retry_policy": { "retry_back_off": { "base_interval": "0.1s", "max_interval": "1s" } },
+        } }],
+    })
+}
+
+/// Of a cluster to this server: everything goes by one connection of HTTP/2.
+pub(super) fn one_long_connection() -> Value {
+    let many = 1 << 20;
+    json!({
+        "circuit_breakers": { "thresholds": [{
+            "max_connections": many, "max_pending_requests": many, "max_requests": many, "max_retries": many,
+        }] },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": { "http2_protocol_options": {
+                    // A server that hangs, or a machine that is gone, is noticed, and its streams are opened anew.
+                    "connection_keepalive": { "interval": "30s", "timeout": "5s" },
+                } },
+            },
+        },
+    })
+}
+
+/// Puts the fields of `more` beside those of `into`.
+pub(super) fn merge(into: &mut Value, more: &Value) {
+    if let (Value::Object(into), Value::Object(more)) = (into, more) {
+        into.extend(more.clone());
     }
 }
 

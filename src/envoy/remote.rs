@@ -15,6 +15,7 @@
 use serde_json::{Value, json};
 
 use super::Protocol;
+use super::bootstrap::{asking, everything_by, merge, one_long_connection};
 use crate::domain::node::NodeIdentity;
 use crate::domain::policy::Address;
 
@@ -58,25 +59,15 @@ impl RemoteBootstrap<'_> {
     /// The bootstrap as Envoy reads it.
     pub fn to_json(&self) -> Value {
         let (xds, vault) = self.clusters;
-        let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
         let mut bootstrap = json!({
             "node": { "id": self.identity.id.as_str(), "cluster": self.identity.gateway.as_str() },
-            "dynamic_resources": { "ads_config": self.asking(xds), "cds_config": ads, "lds_config": ads },
             "static_resources": { "clusters": [
                 self.cluster(xds, &[self.endpoint()], &json!({ "transport_socket": self.tls(&self.renewed()) })),
                 self.cluster(vault, &[self.endpoint()], &json!({ "transport_socket": self.tls(&self.renewed()) })),
                 self.identity_cluster(),
             ] },
-            // Above this Envoy refuses connections, instead of running out of file descriptors.
-            "overload_manager": { "resource_monitors": [{
-                "name": "envoy.resource_monitors.global_downstream_max_connections",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3\
-                              .DownstreamConnectionsConfig",
-                    "max_active_downstream_connections": 50000,
-                },
-            }] },
         });
+        merge(&mut bootstrap, &everything_by(xds, self.protocol));
         if let Some(admin) = self.admin {
             bootstrap["admin"] = json!({ "address": match admin {
                 Admin::Address(address) => json!({ "socket_address": {
@@ -86,20 +77,6 @@ impl RemoteBootstrap<'_> {
             } });
         }
         bootstrap
-    }
-
-    /// An xDS stream by this cluster.
-    fn asking(&self, cluster: &str) -> Value {
-        json!({
-            "api_type": match self.protocol { Protocol::Delta => "DELTA_GRPC", Protocol::Sotw => "GRPC" },
-            "transport_api_version": "V3",
-            "set_node_on_first_message_only": true,
-            "grpc_services": [{ "envoy_grpc": {
-                "cluster_name": cluster,
-                // By default Envoy waits up to 30 s before it tries again: a restarted server is to be found at once.
-                "retry_policy": { "retry_back_off": { "base_interval": "0.1s", "max_interval": "1s" } },
-            } }],
-        })
     }
 
     fn identity_cluster(&self) -> Value {
@@ -126,7 +103,7 @@ impl RemoteBootstrap<'_> {
                 "resource_api_version": "V3",
                 // The cluster that it comes by is for it, too, and so must not wait for it.
                 "initial_fetch_timeout": "0.2s",
-                "api_config_source": self.asking(IDENTITY_CLUSTER),
+                "api_config_source": asking(IDENTITY_CLUSTER, self.protocol),
             },
         }] })
     }
@@ -162,26 +139,14 @@ impl RemoteBootstrap<'_> {
     }
 
     fn cluster(&self, name: &str, endpoints: &[Value], sockets: &Value) -> Value {
-        let many = 1 << 20;
         let mut cluster = json!({
             "name": name,
             "type": match self.server { Address::Ip(_) => "STATIC", Address::Name(..) => "STRICT_DNS" },
             "dns_lookup_family": "V4_PREFERRED",
             "connect_timeout": "5s",
             "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": endpoints }] },
-            "circuit_breakers": { "thresholds": [{
-                "max_connections": many, "max_pending_requests": many, "max_requests": many, "max_retries": many,
-            }] },
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": { "http2_protocol_options": {
-                        // A server that hangs, or a machine that is gone, is noticed, and its streams are opened anew.
-                        "connection_keepalive": { "interval": "30s", "timeout": "5s" },
-                    } },
-                },
-            },
         });
+        merge(&mut cluster, &one_long_connection());
         merge(&mut cluster, sockets);
         cluster
     }
@@ -190,13 +155,6 @@ impl RemoteBootstrap<'_> {
 impl std::fmt::Debug for RemoteBootstrap<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RemoteBootstrap").field("identity", self.identity).finish_non_exhaustive()
-    }
-}
-
-/// Puts the fields of `more` beside those of `into`.
-fn merge(into: &mut Value, more: &Value) {
-    if let (Value::Object(into), Value::Object(more)) = (into, more) {
-        into.extend(more.clone());
     }
 }
 

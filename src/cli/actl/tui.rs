@@ -26,20 +26,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ratatui::crossterm::event;
-use ratatui::crossterm::terminal::disable_raw_mode;
 use tokio::sync::{mpsc, watch};
 
 use self::app::{Action, App, Input, View};
 use self::feed::{Feed, Places};
-use crate::cli::tui::{Screen, key, now_ms};
-use crate::launch::Signals;
+use crate::cli::tui::{Screen, key, left, now_ms};
+use crate::launch::{Caught, Signals};
 
 /// Between two drawings, unless a key asks for one.
 const FRAME: Duration = Duration::from_millis(100);
 /// Without anything new, times go on.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long it may take to end when a signal asks for it.
-const LAST_GLANCE: Duration = Duration::from_secs(2);
 /// Inputs that may wait for the screen.
 const WAITING: usize = 256;
 
@@ -62,32 +59,15 @@ async fn show_all(places: Arc<Places>, app: App) -> anyhow::Result<u8> {
     let (actions, to_do) = mpsc::channel(WAITING);
     let (view, on_screen) = watch::channel(app.view);
     let feed = Feed::start(places, &inputs, to_do, on_screen);
-    let mut screen = tokio::task::spawn_blocking(move || show(app, received, &actions, &view));
-    let mut code = 0;
-    let ended = tokio::select! {
-        ended = &mut screen => ended,
-        caught = signals.end() => {
-            code = caught.exit_code();
-            let ending = async {
-                // Fails when it ended by itself.
-                let _ = inputs.send(Input::End).await;
-                screen.await
-            };
-            let ended = tokio::time::timeout(LAST_GLANCE, ending).await;
-            if ended.is_err() {
-                // It is stuck in a write; at least what is typed is to be seen again.
-                let _ = disable_raw_mode();
-            }
-            ended.context("the terminal takes no output")?
-        }
-    };
+    let screen = tokio::task::spawn_blocking(move || show(app, received, &actions, &view));
+    let (ended, caught) = left(screen, &mut signals, &inputs, Input::End).await?;
     // What is to be done, is, unless whoever waits has had enough.
     tokio::select! {
         () = feed.end() => {}
         _ = signals.end() => {}
     }
     ended.context("the screen failed")?.context("cannot use this terminal")?;
-    Ok(code)
+    Ok(caught.map_or(0, Caught::exit_code))
 }
 
 /// The screen's thread. It ends, too, when nobody is left to send inputs.

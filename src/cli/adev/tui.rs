@@ -19,20 +19,17 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ratatui::crossterm::event;
-use ratatui::crossterm::terminal::disable_raw_mode;
 use tokio::sync::mpsc;
 
 use self::app::{Action, Input};
 use self::feed::Feed;
-use crate::cli::tui::{Screen, key, now_ms};
+use crate::cli::tui::{Screen, key, left, now_ms};
 use crate::launch::{Caught, Client, Signals};
 
 pub(super) use self::app::App;
 
 /// How long the screen waits for a key before it looks for other news.
 const GLANCE: Duration = Duration::from_millis(50);
-/// How long it may take to end when a signal asks for it.
-const LAST_GLANCE: Duration = Duration::from_secs(2);
 /// Inputs that may wait for the screen.
 const WAITING: usize = 1024;
 
@@ -62,29 +59,15 @@ pub(super) async fn run(client: Client, app: App, signals: &mut Signals) -> anyh
     let (inputs, received) = mpsc::channel(WAITING);
     let (stops, to_stop) = mpsc::channel(WAITING);
     let feed = Feed::start(client, &inputs, to_stop);
-    let mut screen = tokio::task::spawn_blocking(move || show(app, received, &stops));
-    let ended = tokio::select! {
-        ended = &mut screen => ended,
-        caught = signals.end() => {
-            let ending = async {
-                // Fails when it ended by itself.
-                let _ = inputs.send(Input::End).await;
-                screen.await
-            };
-            let ended = tokio::time::timeout(LAST_GLANCE, ending).await;
-            if ended.is_err() {
-                // It is stuck in a write; at least what is typed is to be seen again.
-                let _ = disable_raw_mode();
-            }
-            ended.context("the terminal takes no output")?.map(|left| left.map(|(app, _)| (app, Outcome::Signalled(caught))))
-        }
-    };
+    let screen = tokio::task::spawn_blocking(move || show(app, received, &stops));
+    let (ended, caught) = left(screen, signals, &inputs, Input::End).await?;
     // What is to be stopped, is, unless whoever waits has had enough.
     tokio::select! {
         () = feed.end() => {}
         _ = signals.end() => {}
     }
-    ended.context("the overview failed")?.context("cannot use this terminal")
+    let (app, outcome) = ended.context("the overview failed")?.context("cannot use this terminal")?;
+    Ok((app, caught.map_or(outcome, Outcome::Signalled)))
 }
 
 /// The screen's thread. It ends, too, when nobody is left to send inputs.

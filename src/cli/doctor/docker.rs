@@ -16,14 +16,22 @@ pub(super) async fn look(places: &Places) -> (Vec<Finding>, Option<About>) {
     };
     match asked.await {
         Ok((has_image, about)) => (findings(&about, has_image), Some(about)),
-        Err(error) => (vec![Finding::of_error("Docker", Verdict::Problem, &in_full(&error))], None),
+        Err(error) => (vec![of_error(&error)], None),
     }
 }
 
-fn in_full(error: &DockerError) -> String {
+fn of_error(error: &DockerError) -> Finding {
     match error {
-        DockerError::NotRunning { source, .. } => format!("{error} ({source})"),
-        _ => error.to_string(),
+        DockerError::NotRunning { source, .. } => {
+            Finding::of_error("Docker", Verdict::Problem, &format!("{error} ({source})"))
+        }
+        // What is after the colon is Docker's, and no advice.
+        DockerError::Refused { .. } | DockerError::Connection { .. } => Finding::problem(
+            "Docker",
+            error.to_string(),
+            "see its log (`journalctl -u docker`), and whether `docker info` works",
+        ),
+        _ => Finding::of_error("Docker", Verdict::Problem, &error.to_string()),
     }
 }
 
@@ -81,5 +89,13 @@ mod tests {
         assert_eq!(verdicts, [Verdict::Warning, Verdict::Ok, Verdict::Warning, Verdict::Warning]);
         assert!(found[2].mend.as_ref().unwrap().contains("gvisor.sh"), "{found:?}");
         assert_eq!(findings(&about(&[]), true)[1].verdict, Verdict::Problem);
+    }
+
+    #[test]
+    fn what_docker_says_is_no_advice() {
+        let found =
+            of_error(&DockerError::Refused { action: "ask Docker about itself", message: "server: gone".into() });
+        assert_eq!(found.what, "Docker could not ask Docker about itself: server: gone");
+        assert!(found.mend.unwrap().contains("journalctl"));
     }
 }

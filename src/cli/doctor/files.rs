@@ -1,10 +1,11 @@
 //! Files and folders: who may read and write them, and the certificates among them.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Finding, Places};
 use crate::cli::adev::list::span;
+use crate::domain::quoting::shell_word;
 use crate::pki::{Ca, CaError};
 use crate::server::surroundings::system_ca;
 
@@ -33,16 +34,28 @@ pub(super) fn look(places: &Places) -> Vec<Finding> {
     findings
 }
 
+/// Who may do what with it, and whose it is; of a link, with what it leads to.
 fn mode(path: &Path) -> Option<(u32, u32)> {
-    path.symlink_metadata().ok().map(|metadata| (metadata.mode() & 0o7777, metadata.uid()))
+    path.metadata().ok().map(|metadata| (metadata.mode() & 0o7777, metadata.uid()))
+}
+
+/// A path as a shell takes it.
+fn word(path: &Path) -> String {
+    shell_word(&path.display().to_string())
 }
 
 /// A folder of ours, and what is in it: nobody else's business.
 fn folder(check: &'static str, path: &Path) -> Finding {
     let shown = path.display();
     let Some((bits, owner)) = mode(path) else {
-        return Finding::ok(check, format!("{shown} is made when a server first starts"));
+        return match path.try_exists() {
+            Ok(_) => Finding::ok(check, format!("{shown} is made when a server first starts")),
+            Err(error) => Finding::unseen(check, format!("{shown} cannot be read: {error}"), "look as its owner"),
+        };
     };
+    if !path.is_dir() {
+        return Finding::problem(check, format!("{shown} is not a folder"), "remove it, or name another folder");
+    }
     let own = rustix::process::geteuid().as_raw();
     if owner != own {
         let how = format!("give it to the server's user (`chown`), or run this as user {owner}");
@@ -50,25 +63,26 @@ fn folder(check: &'static str, path: &Path) -> Finding {
     }
     if bits & 0o077 != 0 {
         let what = format!("{shown} is open to others (mode {bits:04o})");
-        return Finding::problem(check, what, format!("chmod 700 {shown}"));
+        return Finding::problem(check, what, format!("chmod 700 {}", word(path)));
     }
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) => return Finding::unseen(check, format!("{shown} cannot be read: {error}"), "look as its owner"),
     };
     let keys = std::fs::read_dir(path.join("keys")).into_iter().flatten();
-    let mut open: Vec<String> = entries
+    let mut open: Vec<PathBuf> = entries
         .chain(keys)
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| is_secret(path) && mode(path).is_some_and(|(bits, _)| bits & 0o077 != 0))
-        .map(|path| path.display().to_string())
         .collect();
     open.sort();
     if open.is_empty() {
         return Finding::ok(check, format!("{shown} is for its user alone"));
     }
-    Finding::problem(check, format!("others may use {}", open.join(", ")), format!("chmod 600 {}", open.join(" ")))
+    let names: Vec<String> = open.iter().map(|path| path.display().to_string()).collect();
+    let words: Vec<String> = open.iter().map(|path| word(path)).collect();
+    Finding::problem(check, format!("others may use {}", names.join(", ")), format!("chmod 600 {}", words.join(" ")))
 }
 
 /// Keys and databases; addresses and logs are no secret, and in a folder that is closed anyway.
@@ -77,8 +91,13 @@ fn is_secret(path: &Path) -> bool {
 }
 
 fn authority(check: &'static str, dir: &Path, now: i64, mend: &str) -> Finding {
-    if !dir.exists() {
-        return Finding::ok(check, format!("{} is made when a server first starts", dir.display()));
+    match dir.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Finding::ok(check, format!("{} is made when a server first starts", dir.display())),
+        Err(error) => {
+            let what = format!("{} cannot be read: {error}", dir.display());
+            return Finding::unseen(check, what, "look as its owner");
+        }
     }
     match Ca::load(dir) {
         Ok(ca) => {
@@ -103,13 +122,11 @@ fn authority(check: &'static str, dir: &Path, now: i64, mend: &str) -> Finding {
 
 fn vault(path: &Path) -> Finding {
     let shown = path.display();
-    // What a link leads to is what counts.
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    match mode(&real) {
+    match mode(path) {
         None => Finding::ok("vault", format!("there is no {shown}: without one, no token is swapped for a key")),
         Some((bits, _)) if bits & 0o022 != 0 => {
             let what = format!("others may write {shown} (mode {bits:04o}), and say which keys go where");
-            Finding::problem("vault", what, format!("chmod go-w {shown}"))
+            Finding::problem("vault", what, format!("chmod go-w {}", word(path)))
         }
         Some((bits, owner)) if owner != 0 && owner != rustix::process::geteuid().as_raw() => {
             let what = format!("{shown} belongs to user {owner} (mode {bits:04o}), who may say which keys go where");

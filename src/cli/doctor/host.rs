@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -116,6 +117,11 @@ pub(super) fn kernel(root: &Path) -> Finding {
 
 /// What could drop a sandbox's packets to its listener. Nothing of a sandbox is forwarded, so Docker's rules for that do not matter.
 pub(super) async fn firewall(root: &Path) -> Vec<Finding> {
+    judged(root, output(Command::new("iptables").args(["-S"])).await)
+}
+
+/// `rules` is what `iptables -S` says.
+fn judged(root: &Path, rules: Result<(bool, String), String>) -> Vec<Finding> {
     let mut found = Vec::new();
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let is_set = |text: &str, key: &str, values: &[&str]| {
@@ -124,23 +130,29 @@ pub(super) async fn firewall(root: &Path) -> Vec<Finding> {
     };
     if is_set(&read("etc/ufw/ufw.conf"), "ENABLED", &["yes"]) {
         let drops = is_set(&read("etc/default/ufw"), "DEFAULT_INPUT_POLICY", &["DROP", "REJECT"]);
-        found.push(match drops {
+        let lets_in = matches!(&rules, Ok((true, rules)) if lets_in(rules));
+        found.push(match drops && !lets_in {
             true => Finding::warning(
                 "firewall",
                 "ufw is on, and drops what comes in: also from sandboxes to their listeners",
                 "sudo ufw allow in on ac+",
             ),
-            false => Finding::ok("firewall", "ufw is on, and lets in what no rule forbids"),
+            false => Finding::ok("firewall", "ufw is on, and lets in what comes from sandboxes"),
         });
     }
     if root.join("run/firewalld").exists() || root.join("run/firewalld.pid").exists() {
-        found.push(Finding::warning(
-            "firewall",
-            "firewalld runs: it drops what comes in from bridges that are in no zone",
-            "sudo firewall-cmd --permanent --zone=trusted --add-interface=ac+ && sudo firewall-cmd --reload",
-        ));
+        let is_trusted = read("etc/firewalld/zones/trusted.xml").contains("\"ac+\"");
+        found.push(if is_trusted {
+            Finding::ok("firewall", "firewalld runs, and trusts what comes from sandboxes")
+        } else {
+            Finding::warning(
+                "firewall",
+                "firewalld runs: it drops what comes in from bridges that are in no zone",
+                "sudo firewall-cmd --permanent --zone=trusted --add-interface=ac+ && sudo firewall-cmd --reload",
+            )
+        });
     }
-    found.push(match output(Command::new("iptables").args(["-S"])).await {
+    found.push(match rules {
         Ok((true, rules)) => input_chain(&rules),
         Ok((false, _)) => Finding::unseen(
             "firewall",
@@ -159,10 +171,9 @@ pub(super) async fn firewall(root: &Path) -> Vec<Finding> {
 /// Whether what comes in from a sandbox's bridge passes, as far as `iptables -S` tells.
 fn input_chain(rules: &str) -> Finding {
     let policy = rules.lines().find_map(|line| line.strip_prefix("-P INPUT "));
-    let accepts = |line: &str| line.starts_with("-A INPUT -i ac") && line.ends_with("-j ACCEPT");
     let ends = |line: &str| matches!(line, "-A INPUT -j DROP") || line.starts_with("-A INPUT -j REJECT");
     let drops = policy == Some("DROP") || rules.lines().any(ends);
-    match drops && !rules.lines().any(accepts) {
+    match drops && !lets_in(rules) {
         true => Finding::warning(
             "firewall",
             "iptables drops what comes in: also from sandboxes to their listeners",
@@ -170,6 +181,12 @@ fn input_chain(rules: &str) -> Finding {
         ),
         false => Finding::ok("firewall", "what comes in from sandboxes passes; nothing of them is forwarded"),
     }
+}
+
+/// Whether a rule takes what comes in from the bridges of sandboxes: one of its own, or one of `ufw allow in on`.
+fn lets_in(rules: &str) -> bool {
+    let begins = ["-A INPUT -i ac", "-A ufw-user-input -i ac"];
+    rules.lines().any(|line| begins.iter().any(|begin| line.starts_with(begin)) && line.ends_with("-j ACCEPT"))
 }
 
 /// Kernel settings that drop packets on their own.
@@ -240,10 +257,10 @@ pub(super) fn port(served: Option<&str>) -> Finding {
 }
 
 /// Whether the clock is one that tokens and certificates can be judged by, as far as this machine tells.
-pub(super) fn clock(places: &Places, docker: Option<i64>) -> Finding {
-    let now = places.now;
+/// `docker` is Docker's time, and when it was asked for.
+pub(super) fn clock(state_dir: &Path, now: i64, docker: Option<(i64, RangeInclusive<i64>)>) -> Finding {
     // What was written before now was written in the past.
-    let files = ["ca/ca.pem", "tokens.db", "audit.db", "lock"].map(|name| places.state_dir.join(name));
+    let files = ["ca/ca.pem", "tokens.db", "audit.db", "lock"].map(|name| state_dir.join(name));
     let changed = |path: &PathBuf| {
         let since = path.metadata().ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
         i64::try_from(since.as_secs()).ok()
@@ -254,9 +271,10 @@ pub(super) fn clock(places: &Places, docker: Option<i64>) -> Finding {
         let what = format!("the clock is behind: files of the state folder are from {} ahead", span(ahead));
         return Finding::problem("clock", what, how);
     }
-    match docker.map(|theirs| theirs - now) {
-        Some(apart) if apart.abs() > CLOSE => {
-            let what = format!("this clock and Docker's are {} apart", span(apart.abs()));
+    let apart = docker.map(|(theirs, asked)| (asked.start() - theirs).max(theirs - asked.end()));
+    match apart {
+        Some(apart) if apart > CLOSE => {
+            let what = format!("this clock and Docker's are {} apart", span(apart));
             Finding::problem("clock", what, how)
         }
         Some(_) => Finding::ok("clock", "it agrees with Docker's and with the state folder"),
@@ -266,6 +284,6 @@ pub(super) fn clock(places: &Places, docker: Option<i64>) -> Finding {
 
 /// For the tests.
 #[cfg(test)]
-pub(super) fn verdict_of_rules(rules: &str) -> super::Verdict {
-    input_chain(rules).verdict
+pub(super) fn verdicts_with(root: &Path, rules: &str) -> Vec<super::Verdict> {
+    judged(root, Ok((true, rules.to_owned()))).into_iter().map(|finding| finding.verdict).collect()
 }

@@ -59,6 +59,13 @@ fn files_that_are_open_to_others_are_found() {
     assert_eq!(verdict("state"), Verdict::Problem);
     chmod(&places.state_dir, 0o700);
     assert_eq!(verdict("state"), Verdict::Ok);
+    // The folder may be a link to where there is room.
+    std::fs::rename(&places.state_dir, dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), &places.state_dir).unwrap();
+    assert_eq!(verdict("state"), Verdict::Ok);
+    std::fs::write(&places.runtime_dir, "").unwrap();
+    chmod(&places.runtime_dir, 0o600);
+    assert_eq!(verdict("runtime"), Verdict::Problem);
     let database = places.state_dir.join("tokens.db");
     std::fs::write(&database, "").unwrap();
     chmod(&database, 0o644);
@@ -85,13 +92,17 @@ fn files_that_are_open_to_others_are_found() {
 #[test]
 fn a_clock_that_was_set_back_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    let mut places = places(dir.path());
-    std::fs::create_dir(&places.state_dir).unwrap();
-    std::fs::write(places.state_dir.join("lock"), "").unwrap();
-    assert_eq!(host::clock(&places, Some(places.now)).verdict, Verdict::Ok);
-    assert_eq!(host::clock(&places, Some(places.now - 60)).verdict, Verdict::Problem);
-    places.now -= 3600;
-    assert_eq!(host::clock(&places, None).verdict, Verdict::Problem);
+    let Places { state_dir, now, .. } = places(dir.path());
+    std::fs::create_dir(&state_dir).unwrap();
+    std::fs::write(state_dir.join("lock"), "").unwrap();
+    let clock = |now, docker| host::clock(&state_dir, now, docker).verdict;
+    assert_eq!(clock(now, Some((now, now..=now))), Verdict::Ok);
+    // Docker took its time to answer.
+    assert_eq!(clock(now + 20, Some((now + 15, now..=now + 20))), Verdict::Ok);
+    for theirs in [now - 60, now + 60] {
+        assert_eq!(clock(now, Some((theirs, now..=now))), Verdict::Problem);
+    }
+    assert_eq!(clock(now - 3600, None), Verdict::Problem);
 }
 
 #[tokio::test]
@@ -110,13 +121,26 @@ async fn firewalls_are_found_and_what_is_not_seen_is_said() {
     write("etc/default/ufw", "DEFAULT_INPUT_POLICY=\"ACCEPT\"\n");
     assert_eq!(host::firewall(dir.path()).await[0].verdict, Verdict::Ok);
 
+    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+    let with_ufw = |rules: &str| host::verdicts_with(dir.path(), rules);
+    write("etc/default/ufw", "DEFAULT_INPUT_POLICY=\"DROP\"\n");
+    let ufw = "-P INPUT DROP\n-A INPUT -j ufw-before-input\n";
+    assert_eq!(with_ufw(ufw), [Verdict::Warning, Verdict::Warning]);
+    // What it was told to do is seen.
+    assert_eq!(with_ufw(&format!("{ufw}-A ufw-user-input -i ac+ -j ACCEPT\n")), [Verdict::Ok, Verdict::Ok]);
+    write("etc/ufw/ufw.conf", "ENABLED=no\n");
+    write("run/firewalld.pid", "1");
+    write("etc/firewalld/zones/trusted.xml", "<zone target=\"ACCEPT\"><interface name=\"ac+\"/></zone>\n");
+    assert_eq!(with_ufw(""), [Verdict::Ok, Verdict::Ok]);
+    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+
     for (rules, verdict) in [
         ("-P INPUT ACCEPT\n-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", Verdict::Ok),
         ("-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n", Verdict::Warning),
         ("-P INPUT DROP\n-A INPUT -i ac+ -j ACCEPT\n", Verdict::Ok),
         ("-P INPUT ACCEPT\n-A INPUT -j REJECT --reject-with icmp-host-prohibited\n", Verdict::Warning),
     ] {
-        assert_eq!(host::verdict_of_rules(rules), verdict, "{rules}");
+        assert_eq!(host::verdicts_with(dir.path(), rules), [verdict], "{rules}");
     }
 
     assert_eq!(host::kernel(dir.path()).verdict, Verdict::Unseen);

@@ -3,14 +3,50 @@
 use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use ratatui::DefaultTerminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{Event as TerminalEvent, KeyEvent};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::launch::{Caught, Signals};
+
+/// How long a screen may take to end when a signal asks for it.
+const LAST_GLANCE: Duration = Duration::from_secs(2);
+
+/// Waits until the screen's thread ends: by itself, or because a signal asks for it, which is told to it through `inputs`. Gives what it
+/// left, or that it panicked, and the signal.
+///
+/// # Errors
+/// When it is told to end, and does not.
+pub(in crate::cli) async fn left<T, I>(
+    mut screen: JoinHandle<T>,
+    signals: &mut Signals,
+    inputs: &mpsc::Sender<I>,
+    end: I,
+) -> anyhow::Result<(Result<T, JoinError>, Option<Caught>)> {
+    let caught = tokio::select! {
+        ended = &mut screen => return Ok((ended, None)),
+        caught = signals.end() => caught,
+    };
+    let ending = async {
+        // Fails when it ended by itself.
+        let _ = inputs.send(end).await;
+        screen.await
+    };
+    let ended = tokio::time::timeout(LAST_GLANCE, ending).await;
+    if ended.is_err() {
+        // It is stuck in a write; at least what is typed is to be seen again.
+        let _ = disable_raw_mode();
+    }
+    Ok((ended.context("the terminal takes no output")?, Some(caught)))
+}
 
 /// The key of an event.
 pub(in crate::cli) fn key(event: &TerminalEvent) -> Option<KeyEvent> {

@@ -7,11 +7,11 @@ use crate::domain::secret::SigningKey;
 
 const NOW: u64 = 1_800_000_000;
 
-fn key(byte: u8) -> SigningKey {
+pub(super) fn key(byte: u8) -> SigningKey {
     SigningKey::new(vec![byte; 32]).unwrap()
 }
 
-fn rules(strict: bool) -> Rules {
+pub(super) fn rules(strict: bool) -> Rules {
     let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
     let upstream = |limits| Upstream { limits, address: None, private: false, ca: None, origin: origin.clone() };
     let limited =

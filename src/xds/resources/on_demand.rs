@@ -123,30 +123,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
-    use super::super::secret::Leaf as LeafPem;
+    use super::super::tests::FakeLeaves;
     use super::*;
-
-    struct FakeLeaves;
-
-    impl Leaves for FakeLeaves {
-        fn authority(&self) -> String {
-            "a CA".to_owned()
-        }
-
-        fn epoch(&self) -> u64 {
-            7
-        }
-
-        fn slot(&self, _host: &Host, epoch: u64) -> u64 {
-            epoch
-        }
-
-        fn mint(&self, host: &Host) -> Result<LeafPem, String> {
-            Ok(LeafPem { chain: host.to_string(), key: Zeroizing::new(String::new()) })
-        }
-    }
 
     fn wildcards(patterns: &[&str]) -> WildcardLeaves {
         let patterns = patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();

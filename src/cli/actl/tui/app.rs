@@ -1,5 +1,6 @@
 //! What `actl` shows and does, as a state machine: inputs in, the state to draw, and sometimes an action, out.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -170,6 +171,8 @@ pub(super) struct App {
     spots: [Spot; 5],
     pub(super) mode: Mode,
     pub(super) message: Option<(Level, String)>,
+    /// So many lines of what is read can be above the screen, as it was drawn last.
+    pub(super) most_above: Cell<usize>,
 }
 
 impl App {
@@ -193,6 +196,7 @@ impl App {
             spots: Default::default(),
             mode: Mode::Keys,
             message: None,
+            most_above: Cell::new(usize::MAX),
         }
     }
 
@@ -232,10 +236,14 @@ impl App {
                 Ok(false) => self.inform(format!("{id} was revoked before")),
                 Err(why) => self.tell(&format!("{id} was not revoked: {why}")),
             },
-            Input::Proposed(Ok(proposal)) => {
-                self.message = None;
-                self.mode = Mode::Proposal { proposal: Box::new(proposal), above: 0 };
-            }
+            Input::Proposed(Ok(proposal)) => match self.mode {
+                Mode::Keys | Mode::Details { .. } => {
+                    self.message = None;
+                    self.mode = Mode::Proposal { proposal: Box::new(proposal), above: 0 };
+                }
+                // A `y` that is typed now is meant for something else.
+                _ => self.inform("the edit was found: press a again to see it"),
+            },
             Input::Proposed(Err(why)) => self.tell(&why),
             Input::Written(Ok(done)) => self.inform(done),
             Input::Written(Err(why)) => self.tell(&why),
@@ -293,7 +301,7 @@ impl App {
                 KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q') => self.mode = Mode::Keys,
                 KeyCode::Char('a') => return self.ask_to_allow(),
                 KeyCode::Char('x') => self.ask_to_end(),
-                code => *above = scrolled(*above, code),
+                code => *above = scrolled((*above).min(self.most_above.get()), code),
             },
             Mode::Proposal { above, .. } => match key.code {
                 KeyCode::Char('y' | 'Y') => {
@@ -306,7 +314,7 @@ impl App {
                     self.mode = Mode::Keys;
                     self.inform("nothing was written");
                 }
-                code => *above = scrolled(*above, code),
+                code => *above = scrolled((*above).min(self.most_above.get()), code),
             },
             Mode::Keys => return self.on_plain_key(key.code),
         }
@@ -333,9 +341,10 @@ impl App {
                 self.follow();
             }
             KeyCode::Enter => {
-                if let Some(key) = self.selected_key() {
+                if let Some((at, key)) = self.selected() {
                     self.pause();
-                    self.spot_mut().key = Some(key.clone());
+                    let spot = self.spot_mut();
+                    (spot.key, spot.at) = (Some(key.clone()), at);
                     self.mode = Mode::Details { key, above: 0 };
                 }
             }
@@ -481,15 +490,23 @@ impl App {
         })
     }
 
-    fn selected_key(&self) -> Option<Key> {
+    /// Where the selected entry is, and what tells it from the others.
+    fn selected(&self) -> Option<(usize, Key)> {
         let items = self.items();
-        Some(items[self.position(&items)?].key())
+        let at = self.position(&items)?;
+        Some((at, items[at].key()))
     }
 
     /// Goes on by so many entries, as far as there are any.
     fn go(&mut self, by: isize) {
         let items = self.items();
-        let Some(at) = self.position(&items) else { return };
+        let Some(at) = self.position(&items) else {
+            // Of those to come the filter may leave some.
+            if self.view == View::Requests && by > 0 {
+                self.follow();
+            }
+            return;
+        };
         let last = items.len() - 1;
         let to = at.saturating_add_signed(by).min(last);
         // From the last request on, those to come are followed.
@@ -527,6 +544,7 @@ fn scrolled(above: usize, code: KeyCode) -> usize {
         KeyCode::PageUp => above.saturating_sub(page),
         KeyCode::PageDown | KeyCode::Char(' ') => above.saturating_add(page),
         KeyCode::Home | KeyCode::Char('g') => 0,
+        KeyCode::End | KeyCode::Char('G') => usize::MAX,
         _ => above,
     }
 }

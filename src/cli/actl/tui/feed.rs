@@ -16,7 +16,7 @@ use crate::cli::Environment;
 use crate::control::client::{ConnectError, connect, connect_fleet, connect_projects};
 use crate::control::v1::{
     GetStatusRequest, ListNodesRequest, ListProjectsRequest, ListProjectsResponse, ListRequest, ReloadRequest,
-    StopRequest, StopResponse, WatchRequest,
+    ReloadResponse, StopRequest, StopResponse, WatchRequest,
 };
 use crate::domain::macaroon::TokenId;
 use crate::launch::LaunchError;
@@ -219,7 +219,7 @@ async fn carried_out(places: &Places, action: Action) -> Option<Input> {
         }
         Action::Revoke(id) => Input::Revoked { id, result: revoke(places.state_dir.clone(), id).await },
         Action::Propose(wanted) => Input::Proposed(within(find(places, wanted)).await),
-        Action::Write(proposal) => Input::Written(within(put(places, *proposal)).await),
+        Action::Write(proposal) => Input::Written(put(places, *proposal).await),
     })
 }
 
@@ -253,18 +253,18 @@ async fn find(places: &Places, wanted: Wanted) -> Result<Proposal, String> {
     blocking(move || propose(&project, &wanted)).await
 }
 
+async fn reload(places: &Places) -> Result<ReloadResponse, String> {
+    let mut client = connect_fleet(&places.runtime_dir).await.map_err(|error| of_connect(&error))?;
+    let answer = client.reload(ReloadRequest {}).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| failed("read it again", &status))
+}
+
 /// Writes it, and waits until it is in force.
 async fn put(places: &Places, proposal: Proposal) -> Result<String, String> {
     let path = proposal.path.clone();
     let (path, what) = (path.display(), proposal.what.clone());
     blocking(move || write(&proposal)).await?;
-    let mut client = match connect_fleet(&places.runtime_dir).await {
-        Ok(client) => client,
-        Err(error) => return Err(format!("wrote {path}; and then: {}", of_connect(&error))),
-    };
-    let answer = client.reload(ReloadRequest {}).await;
-    let answer = answer.map_err(|status| format!("wrote {path}; and then: {}", failed("read it again", &status)))?;
-    let answer = answer.into_inner();
+    let answer = within(reload(places)).await.map_err(|why| format!("wrote {path}; and then: {why}"))?;
     let text = path.to_string();
     match answer.problems.iter().find(|problem| problem.starts_with(&text)) {
         Some(problem) => Err(format!("wrote it, and it is not in force: {problem}")),

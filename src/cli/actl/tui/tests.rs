@@ -1,6 +1,4 @@
 use proptest::prelude::*;
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::style::Color;
@@ -8,6 +6,7 @@ use ratatui::style::Color;
 use super::app::{Action, App, Input, Mode, View};
 use super::propose::{Wanted, propose};
 use super::view;
+use crate::cli::tui::testing::{self, are_as_they_were, hostile};
 use crate::config::Refused;
 use crate::control::v1::event::Kind;
 use crate::control::v1::{
@@ -18,7 +17,8 @@ use crate::control::v1::{
 use crate::domain::macaroon::TokenId;
 use crate::state::{Issued, IssuedToken};
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/actl/tui/golden.txt");
+mod reading;
+
 /// Seconds.
 const NOW: i64 = 1_800_000_000;
 
@@ -196,15 +196,11 @@ fn busy() -> App {
 }
 
 fn drawn(app: &App, width: u16, height: u16) -> Buffer {
-    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| view::draw(app, frame)).unwrap();
-    terminal.backend().buffer().clone()
+    testing::drawn(|frame| view::draw(app, frame), width, height)
 }
 
 fn text(app: &App, width: u16, height: u16) -> String {
-    let buffer = drawn(app, width, height);
-    let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned() + "\n";
-    (0..height).map(line).collect()
+    testing::lines(&drawn(app, width, height))
 }
 
 fn foot(app: &App) -> String {
@@ -295,19 +291,7 @@ fn screens_are_as_they_were() {
     types(&mut app, "xyz");
     add("a filter without a match", &app, 80, 8);
 
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(GOLDEN, &screens).unwrap();
-    }
-    let golden = std::fs::read_to_string(GOLDEN).unwrap();
-    let differs = golden.lines().zip(screens.lines()).position(|(a, b)| a != b);
-    let line = differs.unwrap_or(golden.lines().count().min(screens.lines().count()));
-    assert!(
-        screens == golden,
-        "line {} of src/cli/actl/tui/golden.txt:\n  is now {:?}\n  was    {:?}\nIf that is meant: run this with UPDATE_GOLDEN=1.",
-        line + 1,
-        screens.lines().nth(line),
-        golden.lines().nth(line)
-    );
+    are_as_they_were(&screens, "src/cli/actl/tui/golden.txt");
 }
 
 #[test]
@@ -347,32 +331,6 @@ fn colours_are_used_only_where_they_are_wanted() {
         app.palette.colours = true;
         assert!(coloured(&drawn(&app, 80, 24)), "{view}");
     }
-}
-
-fn hostile() -> impl Strategy<Value = String> {
-    let worst = [
-        "\u{1b}[2J",
-        "\u{1b}]0;x\u{7}",
-        "\n",
-        "\r\t",
-        "\0",
-        "\u{9b}31m",
-        "\u{202e}",
-        "\u{200b}",
-        "日本",
-        "e\u{301}",
-        "👩‍👩‍👧",
-        "x",
-    ];
-    prop::collection::vec(
-        prop_oneof![
-            prop::sample::select(worst.to_vec()).prop_map(str::to_owned),
-            "\\PC{0,9}",
-            any::<char>().prop_map(String::from)
-        ],
-        0..12,
-    )
-    .prop_map(|parts| parts.concat())
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Draws the state. Changes nothing.
+//! Draws the state. Changes nothing, but for how far one can scroll, which only the drawing knows.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,7 +10,7 @@ use super::app::{App, Link, Mode, Question, View};
 use super::diff;
 use super::items::{Cell, Item, counted, titles};
 use super::propose::Proposal;
-use crate::cli::tui::{Level, clean, wrapped};
+use crate::cli::tui::{Level, clean, message, wrapped, wrapped_whole};
 
 const HELP: &str = "\
 Tab 1-5   the views            ↑ ↓ j k   choose an entry
@@ -29,11 +29,12 @@ pub(super) fn draw(app: &App, frame: &mut Frame<'_>) {
     // Where there is little room, what can be done without goes first.
     let head = u16::from(area.height >= 7 || matches!(app.link, Link::Lost(_)));
     let tabs = u16::from(area.height >= 7 || head == 0);
+    let feet = foot_lines(app, area);
     let [head_area, tabs_area, body, foot] = Layout::vertical([
         Constraint::Length(head),
         Constraint::Length(tabs),
         Constraint::Min(0),
-        Constraint::Length(1),
+        Constraint::Length(u16::try_from(feet.len()).unwrap_or(1)),
     ])
     .areas(area);
     frame.render_widget(head_line(app), head_area);
@@ -43,7 +44,7 @@ pub(super) fn draw(app: &App, frame: &mut Frame<'_>) {
         Mode::Proposal { proposal, above } => proposed(app, proposal, frame, body, *above),
         _ => list(app, frame, body),
     }
-    frame.render_widget(foot_line(app, foot.width), foot);
+    frame.render_widget(Paragraph::new(feet), foot);
     if app.mode == Mode::Help {
         let lines = u16::try_from(HELP.lines().count() + 2).unwrap_or(u16::MAX);
         let area = Rect { height: body.height.min(lines), width: body.width.min(64), ..body };
@@ -101,6 +102,15 @@ fn tabs_line(app: &App, width: u16) -> Line<'static> {
     Line::from(spans)
 }
 
+/// What is asked, what came of something, or which keys there are.
+fn foot_lines(app: &App, area: Rect) -> Vec<Line<'static>> {
+    let told = app.message.as_ref().filter(|_| matches!(app.mode, Mode::Keys | Mode::Details { .. } | Mode::Help));
+    match told {
+        Some(told) => message(told, app.palette, area),
+        None => vec![foot_line(app, area.width)],
+    }
+}
+
 fn foot_line(app: &App, width: u16) -> Line<'static> {
     let reversed = Style::new().add_modifier(Modifier::REVERSED);
     match &app.mode {
@@ -113,9 +123,6 @@ fn foot_line(app: &App, width: u16) -> Line<'static> {
         Mode::Proposal { .. } => return Line::styled("y/n: write this? ↑↓ scroll", reversed),
         Mode::Filter => return Line::from(format!("/{}▏", clean(&app.spot().filter))),
         _ => {}
-    }
-    if let Some((level, text)) = &app.message {
-        return Line::styled(clean(text), app.palette.level(*level));
     }
     if let Mode::Details { .. } = app.mode {
         return Line::styled("↑↓ scroll  a allow  x stop or revoke  Esc back", app.palette.dim());
@@ -278,7 +285,7 @@ fn proposed(app: &App, proposal: &Proposal, frame: &mut Frame<'_>, area: Rect, a
     let mut say = |sign: &str, text: &str, style: Style| {
         // A tab would be shown as what it is.
         let text = format!("{sign}{}", text.replace('\t', "    "));
-        lines.extend(wrapped(&text, width).into_iter().map(|line| Line::styled(line, style)));
+        lines.extend(wrapped_whole(&text, width).into_iter().map(|line| Line::styled(line, style)));
     };
     say("allow ", &proposal.what, Style::new().add_modifier(Modifier::BOLD));
     say("in ", &proposal.path.display().to_string(), app.palette.dim());
@@ -303,6 +310,7 @@ fn scrolled(frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'_>>, above: usiz
         area
     };
     let most = lines.len().saturating_sub(usize::from(area.height));
+    app.most_above.set(most);
     let shown: Vec<Line<'_>> = lines.into_iter().skip(above.min(most)).collect();
     frame.render_widget(Paragraph::new(shown), area);
 }

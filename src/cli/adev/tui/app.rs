@@ -132,7 +132,12 @@ impl App {
                 self.keep_selection(0);
             }
             Input::Status(status) => self.status = status,
-            Input::Watching => self.events.clear(),
+            Input::Watching => {
+                self.events.clear();
+                if let View::Logs { below } = &mut self.view {
+                    *below = 0;
+                }
+            }
             Input::Event(event) => self.on_event(event),
             Input::Stopped { name, result } => self.message = Some(entry::of_stop(&name, result)),
             Input::Tick(now_ms) => self.now_ms = now_ms,

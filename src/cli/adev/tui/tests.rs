@@ -1,18 +1,16 @@
 use proptest::prelude::*;
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::style::Color;
 
 use super::app::{Action, App, Input};
 use super::{Outcome, view};
+use crate::cli::tui::testing::{self, are_as_they_were, hostile};
 use crate::control::v1::event::Kind;
 use crate::control::v1::{
     ConfigChange, DnsQuery, Event, GetStatusResponse, Notice, Request, Sandbox, State, StopResponse,
 };
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/adev/tui/golden.txt");
 /// Seconds.
 const NOW: i64 = 1_800_000_000;
 
@@ -136,15 +134,11 @@ fn select(app: &mut App, name: &str) {
 }
 
 fn drawn(app: &App, width: u16, height: u16) -> Buffer {
-    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| view::draw(app, frame)).unwrap();
-    terminal.backend().buffer().clone()
+    testing::drawn(|frame| view::draw(app, frame), width, height)
 }
 
 fn text(app: &App, width: u16, height: u16) -> String {
-    let buffer = drawn(app, width, height);
-    let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned() + "\n";
-    (0..height).map(line).collect()
+    testing::lines(&drawn(app, width, height))
 }
 
 // ── Screens ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,19 +188,7 @@ fn screens_are_as_they_were() {
     types(&mut app, "kkk");
     add("a log, further up", &app, 80, 8);
 
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(GOLDEN, &screens).unwrap();
-    }
-    let golden = std::fs::read_to_string(GOLDEN).unwrap();
-    let differs = golden.lines().zip(screens.lines()).position(|(a, b)| a != b);
-    let line = differs.unwrap_or(golden.lines().count().min(screens.lines().count()));
-    assert!(
-        screens == golden,
-        "line {} of src/cli/adev/tui/golden.txt:\n  is now {:?}\n  was    {:?}\nIf that is meant: run this with UPDATE_GOLDEN=1.",
-        line + 1,
-        screens.lines().nth(line),
-        golden.lines().nth(line)
-    );
+    are_as_they_were(&screens, "src/cli/adev/tui/golden.txt");
 }
 
 #[test]
@@ -217,32 +199,6 @@ fn colours_are_used_only_where_they_are_wanted() {
     assert!(!coloured(&drawn(&app, 80, 24)));
     app.colours = true;
     assert!(coloured(&drawn(&app, 80, 24)));
-}
-
-fn hostile() -> impl Strategy<Value = String> {
-    let worst = [
-        "\u{1b}[2J",
-        "\u{1b}]0;x\u{7}",
-        "\n",
-        "\r",
-        "\0",
-        "\u{9b}31m",
-        "\u{202e}",
-        "\u{200b}",
-        "日本",
-        "e\u{301}",
-        "👩‍👩‍👧",
-        "x",
-    ];
-    prop::collection::vec(
-        prop_oneof![
-            prop::sample::select(worst.to_vec()).prop_map(str::to_owned),
-            "\\PC{0,9}",
-            any::<char>().prop_map(String::from)
-        ],
-        0..12,
-    )
-    .prop_map(|parts| parts.concat())
 }
 
 proptest! {
@@ -436,4 +392,13 @@ fn events_begin_anew_with_a_new_connection() {
     assert!(text(&app, 80, 24).contains("no such image"));
     types(&mut app, "j");
     assert!(!text(&app, 80, 24).contains("no such image"), "until the next key");
+    app.tell(&format!("cannot start shop: {}; the end", "a long story ".repeat(20)));
+    assert!(text(&app, 80, 24).contains("the end"), "{}", text(&app, 80, 24));
+
+    let mut app = busy();
+    types(&mut app, "l");
+    press(&mut app, KeyCode::Home);
+    app.on(Input::Watching);
+    app.on(Input::Event(event(1, "", notice("warning", "the newest"))));
+    assert!(text(&app, 80, 24).contains("following"), "{}", text(&app, 80, 24));
 }

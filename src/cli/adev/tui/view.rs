@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, TableState,
 use super::app::{App, Link, Mode, View};
 use crate::cli::adev::list::{span, word};
 use crate::cli::tui::entry::Entry;
-use crate::cli::tui::{Level, Palette, clean, mark, mark_of, wrapped};
+use crate::cli::tui::{Level, Palette, clean, mark, mark_of, message, wrapped};
 use crate::control::v1::{Sandbox, State};
 
 const HELP: &str = "\
@@ -35,14 +35,21 @@ No sandboxes yet. In the folder of a project:
   adev console   opens a shell in a sandbox that reaches only that";
 
 pub(super) fn draw(app: &App, frame: &mut Frame<'_>) {
+    let area = frame.area();
+    let told = app.message.as_ref().filter(|_| matches!(app.mode, Mode::Keys | Mode::Help));
+    let feet = match told {
+        Some(told) => message(told, app.palette(), area),
+        None => vec![foot_line(app, area.width)],
+    };
     let [head, body, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
+        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(height(feet.len()))])
+            .areas(area);
     frame.render_widget(Paragraph::new(head_line(app)), head);
     match app.view {
         View::Overview => overview(app, frame, body),
         View::Logs { below } => logs(app, frame, body, below),
     }
-    frame.render_widget(Paragraph::new(foot_line(app, foot.width)), foot);
+    frame.render_widget(Paragraph::new(feet), foot);
     if app.mode == Mode::Help {
         help(app, frame, body);
     }
@@ -84,9 +91,6 @@ fn foot_line(app: &App, width: u16) -> Line<'static> {
     }
     if app.mode == Mode::Filter {
         return Line::from(format!("/{}▏", clean(app.filter_here())));
-    }
-    if let Some((level, text)) = &app.message {
-        return Line::styled(clean(text), app.palette().level(*level));
     }
     if !app.filter_here().is_empty() {
         return Line::from(format!("only what contains “{}”; / changes it, Esc goes back", clean(app.filter_here())));

@@ -1,41 +1,16 @@
 //! What is offered for each refusal; that it works is tested where files and `mint` are read (`cli/mint/offers_tests.rs`).
 
+use super::super::tests::{key, rules};
 use super::super::{Decision, decide};
 use super::*;
-use crate::domain::macaroon::{KeyId, Keyring, Restriction, TokenPrefix, attenuate, mint as sign};
-use crate::domain::policy::{Limits, Origin, Policy, Upstream};
-use crate::domain::secret::SigningKey;
+use crate::domain::macaroon::{KeyId, Restriction, TokenPrefix, attenuate, mint as sign};
 
 const NOW: u64 = 1_800_000_000;
-
-fn key() -> SigningKey {
-    SigningKey::new(vec![7; 32]).unwrap()
-}
-
-fn rules(strict: bool) -> Rules {
-    let origin = Origin { file: "agent-creds.toml".into(), line: 1 };
-    let upstream = |limits| Upstream { limits, address: None, private: false, ca: None, origin: origin.clone() };
-    let methods = Some(["GET".parse().unwrap()].into());
-    let limited = Limits { methods, paths: Some(vec!["/v1/**".parse().unwrap()]) };
-    let policy = Policy {
-        id: "box".parse().unwrap(),
-        instance: None,
-        listen: "127.0.0.1:1".parse().unwrap(),
-        origin: origin.clone(),
-        vault: None,
-        upstreams: [
-            ("limited.example".parse().unwrap(), upstream(limited)),
-            ("free.example".parse().unwrap(), upstream(Limits::default())),
-        ]
-        .into(),
-    };
-    Rules::new([&policy], Keyring::single(&key()), TokenPrefix::default(), strict)
-}
 
 /// What is offered for `METHOD HOST TARGET` with a token of these restrictions, each list of them narrowing the one before.
 fn offered(request: &str, narrowings: &[Vec<Restriction>]) -> Remedy {
     let token = narrowings.split_first().map(|(first, more)| {
-        let token = sign(&key(), &KeyId::default(), [9; 16], first).unwrap();
+        let token = sign(&key(7), &KeyId::default(), [9; 16], first).unwrap();
         let token = more.iter().fold(token, |token, narrowing| attenuate(&token, narrowing).unwrap());
         token.encode(&TokenPrefix::default()).to_string()
     });

@@ -33,7 +33,7 @@ const GOLDEN_MANY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xds/resource
 const GOLDEN_SANDBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/xds/resources/golden_sandbox.txt");
 
 /// Leaves that say what they are.
-struct FakeLeaves;
+pub(super) struct FakeLeaves;
 
 impl Leaves for FakeLeaves {
     fn authority(&self) -> String {
