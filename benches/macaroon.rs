@@ -4,7 +4,9 @@
 
 use std::hint::black_box;
 
-use agent_creds::domain::macaroon::{CaveatRequest, KeyId, Keyring, Restriction, Token, TokenPrefix, mint, verify};
+use agent_creds::domain::macaroon::{
+    CaveatRequest, Issuer, KeyId, Keyring, Restriction, Token, TokenPrefix, mint, verify,
+};
 use agent_creds::domain::policy::RequestPath;
 use agent_creds::domain::secret::SigningKey;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -44,8 +46,15 @@ fn tokens(c: &mut Criterion) {
     let host = "api.stripe.com".parse().expect("a host");
     let sandbox = "myproject".parse().expect("a sandbox");
     let path = RequestPath::from_target("/v1/charges/ch_123?expand=customer");
-    let request =
-        CaveatRequest { host: &host, method: "POST", path, sandbox: &sandbox, instance: None, now: 1_800_000_000 };
+    let request = CaveatRequest {
+        host: &host,
+        method: "POST",
+        path,
+        sandbox: &sandbox,
+        instance: None,
+        issuer: Issuer::Own,
+        now: 1_800_000_000,
+    };
     c.bench_function("macaroon/parse+verify+check/4 caveats", |b| {
         b.iter(|| {
             let token = Token::parse(black_box(&text), &prefix).expect("a token");

@@ -95,8 +95,8 @@ pub fn enrol_server(
     TokenLog::open(state.path())?.record(&[issued])?;
     Ok(IdentityFile {
         ca: ca.certificate_pem().to_owned(),
-        certificate: pem.chain.clone(),
-        key: pem.key.clone(),
+        certificate: pem.chain,
+        key: pem.key,
         token: token.encode(&new.prefix),
         lifetime: new.lifetime.as_secs(),
     })

@@ -203,8 +203,8 @@ mod tests {
         let token = mint(&key, &KeyId::default(), [1; 16], &restrictions).unwrap();
         IdentityFile {
             ca: ca.certificate_pem().to_owned(),
-            certificate: pem.chain.clone(),
-            key: pem.key.clone(),
+            certificate: pem.chain,
+            key: pem.key,
             token: token.encode(&TokenPrefix::default()),
             lifetime: 60,
         }
