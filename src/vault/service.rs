@@ -198,7 +198,7 @@ impl Vault {
         let said = tokio::time::timeout(FETCH_PATIENCE, said).await.unwrap_or_else(|_| {
             Err(Status::deadline_exceeded(format!("no answer within {} s", FETCH_PATIENCE.as_secs())))
         });
-        // What is in force may have changed meanwhile; a request that was allowed before goes on, as others do.
+        // What is in force may have changed meanwhile: it is judged again.
         let state = self.state.load();
         let asked = match self.read(check, &state) {
             Ok(asked) => asked,
@@ -206,6 +206,12 @@ impl Vault {
         };
         let told =
             Told { vault: self, state: &state, access: &asked.access, by_name: asked.is_by_server_name, started };
+        match decide(&state.rules, &asked.access, unix_now()) {
+            Decision::Refer(now) if now == *referral => {}
+            Decision::Deny(denial) => return told.refuse(&asked, &denial),
+            // Another vault, or none: what was asked is not what is to be asked.
+            _ => return told.refuse(&asked, &Denial::VaultUnavailable(referral.host.clone())),
+        }
         match said {
             Ok(Said::Yes(response, holding)) => {
                 told.tell("allow", "token", Some(holding.token), None, Some("(shared vault)"));
