@@ -129,7 +129,8 @@ readyz() {
 is_ready() { readyz --fail --output /dev/null; }
 # Microseconds.
 now() { printf '%s' "${EPOCHREALTIME/[.,]/}"; }
-received() { wc -l <"$work/upstream.log"; }
+# posts: how many POSTs the upstream has received. A GET that is still under way is none of them.
+posts() { grep -c '^POST ' "$work/upstream.log" || true; }
 
 build() {
     local count=0 line
@@ -259,9 +260,11 @@ in_a_sandbox() {
     answer=$(adev run -- env 2>>"$work/adev.log") || true
     check "which the sandbox's environment does not have" -- lacks "$answer" "$stripe_key"
     check "but a token has" -- contains "$answer" "STRIPE_API_KEY=acm_"
-    before=$(received)
-    answer=$(adev run -- sh -c 'curl -sS -m 10 -w "\n%{http_code}" -d a=1 -H "Authorization: Bearer $STRIPE_API_KEY" https://api.stripe.com/v1/charges' 2>>"$work/adev.log") || true
-    check "a POST is refused with 403, unheard by the upstream" -- test "$(status_of "$answer") $(received)" = "403 $before"
+    before=$(posts)
+    answer=$(adev run -- sh -c 'curl -sS -m 10 --http1.1 -w "\n%{http_code}" -d a=1 -H "Authorization: Bearer $STRIPE_API_KEY" https://api.stripe.com/v1/charges' 2>>"$work/adev.log") || true
+    line="status $(status_of "$answer"), $(($(posts) - before)) of it at the upstream"
+    [[ $line == "status 403, 0 of it at the upstream" ]] || say "a POST: $line: $answer"
+    check "a POST is refused with 403, unheard by the upstream" -- test "$line" = "status 403, 0 of it at the upstream"
     answer=$(adev run -- sh -c 'curl -sS -m 5 https://evil.example/ 2>&1; curl -sS -m 5 --resolve evil.example:443:93.184.215.14 https://evil.example/ 2>&1' 2>>"$work/adev.log") || true
     say "${answer//$'\n'/$'\n'  }"
     check "no other host is reached, by name or by address" -- contains "$answer" "Could not resolve host"
@@ -315,13 +318,13 @@ check "and no token" -- lacks "$(<"$work/upstream.log")" "$token"
 check "the agent received no key" -- lacks "$answer" "$stripe_key"
 
 title "3. It tries to POST"
-before=$(received)
+before=$(posts)
 # By HTTP/1.1: a refusal may come before the body was sent, and curls before 8 lose such an answer over HTTP/2, now and then.
 answer=$(agent_curl --http1.1 --data amount=1 -H "Authorization: Bearer $token" https://api.stripe.com/v1/charges) || true
 body=$(body_of "$answer")
 say "$(status_of "$answer") ${body//$'\n'/$'\n'      }"
 check "a POST with the GET-only token is refused with 403" -- test "$(status_of "$answer")" = 403
-check "and the upstream heard nothing of it" -- test "$(received)" = "$before"
+check "and the upstream heard nothing of it" -- test "$(posts)" = "$before"
 
 title "4. A second host is added to agent-creds.toml while requests flow"
 openai_token=$(mint --hosts api.openai.com --valid-for 1h)
