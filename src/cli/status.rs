@@ -232,7 +232,8 @@ fn trouble(status: &GetStatusResponse, now: i64, problems: &mut Vec<String>) {
     for vault in &status.shared_vaults {
         let (address, named, message) = (printable(&vault.address), printable(&vault.named), printable(&vault.message));
         match vault.state.as_str() {
-            "connected" if vault.expires <= now => problems.push(format!(
+            // Also the reason for which it does not answer.
+            "connected" | "connecting" | "down" if (1..=now).contains(&vault.expires) => problems.push(format!(
                 "the certificate towards the shared vault {address} ({named}) has ended: enrol this server anew, with `agent-creds nodes \
                  enrol` where the vault is"
             )),
@@ -416,8 +417,10 @@ all is well
         assert!(text.contains("cannot be reached, requests with tokens are refused: refused\\u{1b}[2J\n"), "{text}");
         let (healthy, text) = told(vault("not_enrolled", "no identity"));
         assert!(!healthy && text.contains("problem: /p/agent-creds.toml:7: no identity\n"), "{text}");
-        let (healthy, text) = told(SharedVaultState { expires: NOW, ..vault("connected", "") });
-        assert!(!healthy && text.contains("has ended: enrol this server anew"), "{text}");
+        for state in ["connected", "down"] {
+            let (healthy, text) = told(SharedVaultState { expires: NOW, ..vault(state, "") });
+            assert!(!healthy && text.contains("has ended: enrol this server anew"), "{text}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::domain::names::SandboxId;
 
 /// The name under which Envoy is told which vault said yes, beside the [`HOLDING_METADATA`].
 pub(super) const VAULT_METADATA: &str = "vault";
-/// The longest words of a refusal that are taken, in bytes.
+/// The longest words of a refusal that are taken, in characters.
 const LONGEST_REFUSAL: usize = 1000;
 
 /// The vault of another server. It is asked over a connection on which each knows the other.
@@ -86,7 +86,8 @@ pub(super) fn answer(mut response: CheckResponse, referral: &Referral) -> Option
             let status = denied.status.as_ref().map_or(0, |status| status.code);
             let why = response.status.as_ref().map(|status| status.message.trim()).unwrap_or_default();
             let why = if why.is_empty() { format!("its vault answers {status}") } else { why.to_owned() };
-            let why: String = why.chars().take(LONGEST_REFUSAL).collect();
+            // They end in logs and on screens.
+            let why: String = why.chars().filter(|c| !c.is_control()).take(LONGEST_REFUSAL).collect();
             (400..600).contains(&status).then(|| Said::No(Box::new(response), why))
         }
         HttpResponse::ErrorResponse(_) => None,
@@ -176,6 +177,9 @@ mod tests {
             ..Default::default()
         };
         assert!(matches!(answer(no(403), &referral()), Some(Said::No(_, why)) if why == "its vault answers 403"));
+        let mut spoken = no(403);
+        spoken.status.get_or_insert_default().message = "a\u{1b}[2Jb\nc".to_owned();
+        assert!(matches!(answer(spoken, &referral()), Some(Said::No(_, why)) if why == "a[2Jbc"));
         for code in [0, 200, 302, 600, -1] {
             assert!(answer(no(code), &referral()).is_none(), "{code}");
         }

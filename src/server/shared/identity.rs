@@ -132,7 +132,7 @@ impl Identity {
 
     /// Whether another one is to be had: a third of its life is over.
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
-        self.left(now) < Duration::from_secs(self.file.lifetime) * 2 / 3
+        self.left(now) < Duration::from_secs(self.file.lifetime) / 3 * 2
     }
 }
 
